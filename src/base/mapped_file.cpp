@@ -1,0 +1,1 @@
+#include "base/mapped_file.h"

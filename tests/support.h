@@ -1,0 +1,37 @@
+// Shared by all test programs: where goldens are, and the visible skip.
+#pragma once
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+namespace engine::test {
+
+extern bool some_suite_skipped;
+
+/// The large goldens' folder joined with `sub`; empty (and the program ends as skipped, exit 77, unless a test fails) if it is not there.
+inline std::string fixture(const std::string& sub) {
+  const char* root = std::getenv("ENGINE_FIXTURES");
+  if (root != nullptr) {
+    const std::string path = std::string(root) + "/" + sub;
+    if (std::filesystem::exists(path)) return path;
+  }
+  some_suite_skipped = true;
+  return {};
+}
+
+/// A file of tests/data.
+inline std::string data_file(const std::string& sub) {
+  const char* root = std::getenv("ENGINE_TEST_DATA");
+  return std::string(root != nullptr ? root : "tests/data") + "/" + sub;
+}
+
+}  // namespace engine::test
+
+/// In a test case: `FIXTURE_OR_RETURN(dir, "models/qwen2")` defines dir or says SKIPPED and returns.
+#define FIXTURE_OR_RETURN(variable, sub)                                              \
+  const std::string variable = ::engine::test::fixture(sub);                          \
+  if (variable.empty()) {                                                             \
+    MESSAGE("SKIPPED: goldens are not here: ", sub);                                  \
+    return;                                                                           \
+  }
