@@ -10,8 +10,9 @@ namespace engine {
 using Json = nlohmann::ordered_json;
 
 /// Parses `text` as one strict JSON value (no comments). `where` names the source in errors ("DIR/config.json").
-/// Nesting deeper than 256 is refused before the parser recurses. Throws Error.
-Json parse_json(std::string_view text, std::string_view where);
+/// Nesting deeper than 256 is refused before the parser recurses; with `unique_keys` a key that stands twice in an object is refused
+/// too (otherwise the last one counts, as in Python). Throws Error.
+Json parse_json(std::string_view text, std::string_view where, bool unique_keys = false);
 
 /// Reads and parses a file of at most `max_bytes`. Throws Error.
 Json read_json_file(const std::string& path, size_t max_bytes = size_t{256} << 20);

@@ -1,1 +1,130 @@
 #include "base/threads.h"
+
+#include <omp.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <string>
+
+#include "base/error.h"
+
+namespace engine {
+namespace {
+
+inline void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// How long a worker spins at a barrier before it sleeps: a few tens of microseconds, longer than a well-balanced operation's tail,
+/// shorter than a time slice that another process may have taken.
+constexpr int spins_before_sleep = 4000;
+
+}  // namespace
+
+struct Team::Shared {
+  // Two counters suffice: a loop's counter is cleared during the next loop, before whose barrier nobody can reach the one after.
+  alignas(64) std::atomic<int64_t> counters[3] = {};
+  alignas(64) std::atomic<int> n_arrived{0};
+  alignas(64) std::atomic<uint32_t> generation{0};
+};
+
+Team::Team(int n_threads) : n_threads_(n_threads), shared_(std::make_unique<Shared>()) {
+  ASSERT(n_threads >= 1);
+}
+
+Team::~Team() = default;
+
+void Team::run(FunctionRef<void(Worker&)> body) {
+  for (auto& c : shared_->counters) c.store(0, std::memory_order_relaxed);
+  if (n_threads_ == 1) {
+    Worker worker(*this, 0, 1);
+    body(worker);
+    return;
+  }
+  bool complete = true;
+#pragma omp parallel num_threads(n_threads_)
+  {
+    if (omp_get_num_threads() == n_threads_) {
+      Worker worker(*this, omp_get_thread_num(), n_threads_);
+      body(worker);
+    } else {
+#pragma omp single
+      complete = false;
+    }
+  }
+  // The runtime may give fewer threads than asked for (a thread limit): barriers would wait for ever, so the team shrinks.
+  if (!complete) {
+    n_threads_ = 1;
+    run(body);
+  }
+}
+
+void Worker::barrier() {
+  if (size_ == 1) return;
+  Team::Shared& s = *team_.shared_;
+  const uint32_t generation = s.generation.load(std::memory_order_relaxed);
+  if (s.n_arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    s.n_arrived.store(0, std::memory_order_relaxed);
+    s.generation.store(generation + 1, std::memory_order_release);
+    s.generation.notify_all();
+    return;
+  }
+  for (int i = 0; i < spins_before_sleep; ++i) {
+    if (s.generation.load(std::memory_order_acquire) != generation) return;
+    cpu_relax();
+  }
+  while (s.generation.load(std::memory_order_acquire) == generation) s.generation.wait(generation, std::memory_order_acquire);
+}
+
+std::atomic<int64_t>& Worker::next_counter() {
+  Team::Shared& s = *team_.shared_;
+  const uint64_t loop = n_loops_++;
+  if (index_ == 0) s.counters[(loop + 1) % 3].store(0, std::memory_order_relaxed);
+  return s.counters[loop % 3];
+}
+
+namespace {
+
+/// CPUs of quota / period from cgroup v2 or v1; 0: no limit.
+double cgroup_cpu_limit() {
+  std::ifstream v2("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (v2 >> quota >> period) return quota == "max" || period <= 0 ? 0 : std::atof(quota.c_str()) / period;
+  std::ifstream q("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), p("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  double us = 0;
+  if (q >> us && p >> period && us > 0 && period > 0) return us / period;
+  return 0;
+}
+
+}  // namespace
+
+int default_thread_count() {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  if (sched_getaffinity(0, sizeof mask, &mask) != 0) return std::max(1L, sysconf(_SC_NPROCESSORS_ONLN));
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &mask)) continue;
+    // Siblings of one physical core share this list; where it is missing every CPU counts.
+    std::string siblings;
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    if (!(file >> siblings)) siblings = "cpu" + std::to_string(cpu);
+    cores.insert(siblings);
+  }
+  int n = std::max<int>(1, static_cast<int>(cores.size()));
+  const double limit = cgroup_cpu_limit();
+  if (limit > 0) n = std::max(1, std::min(n, static_cast<int>(limit + 0.5)));
+  return n;
+}
+
+}  // namespace engine

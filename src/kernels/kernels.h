@@ -1,0 +1,143 @@
+// The kernel table: everything that is computed on tensors, one constant table of function pointers for each ISA level.
+//
+// Kernels are plain functions on raw memory: no containers, no exceptions, no allocation, no threads. The caller splits
+// the work (matmul by rows, attention by heads and query tiles) and calls from as many threads as it likes.
+//
+// Determinism: for one ISA level every output element is a sum in one fixed order that depends only on the operands' own
+// lengths, never on how many rows or tokens the call covers or where a tile begins. So results are bit-equal for any
+// split of the work. Levels differ from each other by rounding only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace engine::kernels {
+
+// --- formats -----------------------------------------------------------------------------------------------------------
+
+/// Weight formats; a row of the table's `matmul` each. f32, bf16 and f16 lie in memory as in the file (row-major), so that
+/// mapped files are used in place; they take float32 activations and accumulate in float32.
+enum class Format : uint8_t { f32, bf16, f16, count };
+inline constexpr int n_formats = static_cast<int>(Format::count);
+
+/// A weight matrix [n_rows, n_cols] (n_rows outputs), not owned. `data` need not be aligned.
+struct Matrix {
+  const void* data = nullptr;
+  int64_t n_rows = 0;
+  int64_t n_cols = 0;
+  Format format = Format::f32;
+};
+
+/// Element types of the KV cache.
+enum class KvFormat : uint8_t { f32, bf16, count };
+inline constexpr int n_kv_formats = static_cast<int>(KvFormat::count);
+
+/// Tokens a KV block holds. A block of one layer and one kv head is K transposed, [d_head][kv_block_tokens], followed by V,
+/// [kv_block_tokens][d_head]: scores of all its tokens are computed side by side in SIMD lanes.
+inline constexpr int kv_block_tokens = 16;
+
+/// Keys per attention segment: long contexts are cut at multiples of this absolute position; segments can be computed by
+/// different threads and are merged in order.
+inline constexpr int kv_segment_tokens = 512;
+
+enum class Activation : uint8_t { silu, gelu, gelu_tanh, relu, relu2, count };
+
+/// One tile of attention: `n_queries` query rows that share one kv head of one sequence, against the keys of one segment.
+struct AttentionTile {
+  const float* q;                 // [n_queries] rows of d_head floats, q_stride floats apart, already scaled
+  int64_t q_stride;
+  int n_queries;
+  const int32_t* first_key;       // [n_queries] first position each query sees (0, or its window's start)
+  const int32_t* last_key;        // [n_queries] last position each query sees, inclusive (its own)
+  const std::byte* const* blocks; // the sequence's KV blocks in order of position
+  size_t offset;                  // bytes from a block's start to this layer's and head's K
+  int d_head;
+  KvFormat format;
+  float softcap;                  // scores become softcap * tanh(score / softcap); 0: off
+  int32_t segment;                // keys [segment * kv_segment_tokens, + kv_segment_tokens) are looked at
+};
+
+/// The state of a softmax over some of the keys, per query: running maximum (-inf: no key seen), sum of exp(score - maximum), and
+/// the weighted sum of values, not yet divided.
+struct AttentionPart {
+  float* max;   // [n_queries]
+  float* sum;   // [n_queries]
+  float* value; // [n_queries][d_head]
+};
+
+// --- the table ---------------------------------------------------------------------------------------------------------
+
+struct Table {
+  const char* name;
+
+  /// y[t * y_stride + r] = dot(w row r, x row t) for r in [row_begin, row_end), t in [0, n_tokens). x has rows of n_cols floats,
+  /// x_stride floats apart. row_begin is a multiple of `row_grain` (row_end too, or n_rows).
+  /// `scratch` is this thread's own, scratch_bytes(n_cols) bytes, 64-byte aligned.
+  void (*matmul[n_formats])(const Matrix& w, int64_t row_begin, int64_t row_end, const float* x, int64_t x_stride,
+                            int64_t n_tokens, float* y, int64_t y_stride, void* scratch);
+  int row_grain[n_formats];
+  size_t (*scratch_bytes)(int64_t n_cols);
+
+  /// out[0..n_cols) = row `row` of w, widened or dequantized (embedding look-up).
+  void (*get_row)(const Matrix& w, int64_t row, float* out);
+
+  /// y = x / sqrt(mean(x^2) + eps) * weight; weight null: 1. x and y may be the same.
+  void (*rms_norm)(const float* x, const float* weight, float eps, float* y, int64_t n);
+  /// y = (x - mean) / sqrt(variance + eps) * weight + bias; bias null: 0, weight null: 1.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* y, int64_t n);
+
+  /// Rotate-half rotary embedding in place: pairs (i, i + half) for i < half, with cos/sin [half] of this position.
+  void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
+  /// The same with adjacent pairs (2i, 2i + 1).
+  void (*rope_interleaved)(float* x, const float* cos, const float* sin, int64_t half);
+
+  /// y = activation(gate) * up (up null: activation(gate)). y may be gate.
+  void (*gated_activation)(Activation kind, const float* gate, const float* up, float* y, int64_t n);
+  void (*add)(const float* a, const float* b, float* y, int64_t n);              // y = a + b
+  void (*add_scaled)(const float* a, float scale, float* y, int64_t n);          // y += scale * a
+  void (*scale)(float* x, float factor, int64_t n);                              // x *= factor
+  void (*clamp)(float* x, float low, float high, int64_t n);
+  void (*softcap)(float* x, float cap, int64_t n);                               // x = cap * tanh(x / cap)
+
+  /// max(x); -inf for n = 0; NaN counts as -inf.
+  float (*max)(const float* x, int64_t n);
+  /// Index of the first largest element (as torch.argmax on distinct values); NaN counts as -inf; 0 for n = 0.
+  int64_t (*argmax)(const float* x, int64_t n);
+  /// y = exp(x - shift), returns the sum of y in float64. y may be x.
+  double (*exp_sum)(const float* x, float shift, float* y, int64_t n);
+
+  /// Bytes of one block of one layer and one kv head (K and V), a multiple of 64.
+  size_t (*kv_bytes)(KvFormat format, int d_head);
+  /// Stores one position's k and v (d_head floats each) in slot `slot` of a block's part for one layer and head.
+  void (*kv_store)(KvFormat format, const float* k, const float* v, int d_head, int slot, std::byte* part);
+
+  /// Attention of a tile over one segment's keys; overwrites `part`. `scratch`: attention_scratch_bytes(n_queries, d_head).
+  void (*attend)(const AttentionTile& tile, const AttentionPart& part, void* scratch);
+  size_t (*attention_scratch_bytes)(int n_queries, int d_head);
+  /// Merges `part` (a later segment) into `into` (all earlier ones) for n_queries.
+  void (*attention_merge)(const AttentionPart& into, const AttentionPart& part, int n_queries, int d_head);
+  /// out rows (out_stride floats apart) = value / (sum + exp(sink - max)); `sink` null: no sink; else one logit per query, which
+  /// takes part in the softmax but has no value (GPT-OSS).
+  void (*attention_finish)(const AttentionPart& part, const float* sink, int n_queries, int d_head, float* out,
+                           int64_t out_stride);
+};
+
+// --- choice of level -----------------------------------------------------------------------------------------------------
+
+/// An ISA level that is compiled in. `usable`: this CPU and operating system can run it (cpuid and XGETBV).
+struct Level {
+  const char* name;   // "generic", "avx2", "avx512", "avx512vnni"
+  const Table* table;
+  bool usable;
+};
+
+/// All levels compiled in, slowest first. Static storage.
+const Level* levels(int* n_levels);
+
+/// The table in use: the best usable level, unless `select` chose another. ENGINE_ISA is read by the caller (cli), not here.
+const Table& table();
+
+/// Forces a level by name. Returns false (and changes nothing) if it is unknown or not usable here.
+bool select(const char* name);
+
+}  // namespace engine::kernels

@@ -1,0 +1,108 @@
+// A loaded model: spec and weights. Immutable after load and safe to share between threads and decoders.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/safetensors.h"
+#include "base/threads.h"
+#include "model/spec.h"
+
+namespace engine {
+
+/// y = x W^T + bias.
+struct Linear {
+  kernels::Matrix w;            // [n_out, n_in]; data null: absent
+  const float* bias = nullptr;  // [n_out] or null
+  explicit operator bool() const { return w.data != nullptr; }
+};
+
+struct NormWeights {
+  const float* weight = nullptr;  // [n]
+  const float* bias = nullptr;    // [n] or null
+};
+
+struct ExpertWeights {
+  Linear gate;  // [d_expert, d_model]
+  Linear up;    // [d_expert, d_model]
+  Linear down;  // [d_model, d_expert]
+};
+
+struct LayerWeights {
+  NormWeights attn_norm, ffn_norm;            // [d_model], before; null where the spec has no pre_norm
+  NormWeights attn_post_norm, ffn_post_norm;  // [d_model], after
+  NormWeights q_norm, k_norm;                 // see QkNorm
+  Linear wq;                                  // [n_heads * d_head, d_model]
+  Linear wk, wv;                              // [n_kv_heads * d_head, d_model]
+  Linear wo;                                  // [d_model, n_heads * d_head]
+  const float* sinks = nullptr;               // [n_heads]
+  Linear w_gate, w_up;                        // [d_ff, d_model]
+  Linear w_down;                              // [d_model, d_ff]
+  Linear w_router;                            // [n_experts, d_model]
+  std::vector<ExpertWeights> experts;         // [n_experts]
+  ExpertWeights shared;                       // d_shared wide
+  Linear shared_gate;                         // [1, d_model]
+};
+
+struct Weights {
+  kernels::Matrix embedding;  // [vocab_size, d_model]
+  Linear output;              // [vocab_size, d_model]; the embedding itself when tied
+  NormWeights final_norm;     // [d_model]
+  std::vector<LayerWeights> layers;
+};
+
+/// Weights in memory. `automatic` keeps each tensor as the checkpoint has it.
+enum class WeightDType : uint8_t { automatic, f32, bf16, f16 };
+
+struct LoadOptions {
+  WeightDType dtype = WeightDType::automatic;
+  Team* team = nullptr;  // converts in parallel; null: this thread alone
+  /// Called now and then while converting, with bytes done and in all; may be empty.
+  std::function<void(uint64_t done, uint64_t total)> progress;
+};
+
+/// One line of `inspect`'s list of tensors.
+struct TensorInfo {
+  std::string name;
+  Shape shape;
+  std::string dtype;
+  uint64_t n_bytes;
+};
+
+class Model {
+ public:
+  /// Reads config.json, picks the family, maps the checkpoint, binds and checks every tensor (all missing or mis-shaped ones are reported in
+  /// one Error), converts where asked.
+  static std::shared_ptr<const Model> load(const std::string& directory, const LoadOptions& options = {});
+  ~Model();
+
+  const ModelSpec& spec() const { return spec_; }
+  const Weights& weights() const { return weights_; }
+  const std::string& directory() const { return directory_; }
+
+  uint64_t n_parameters() const { return n_parameters_; }
+  uint64_t n_active_parameters() const { return n_active_parameters_; }  // read for one token (embedding table not counted unless tied)
+  /// Bytes that stay in use: mapped and converted weights.
+  uint64_t weight_bytes() const { return mapped_bytes_ + owned_bytes_; }
+  uint64_t owned_bytes() const { return owned_bytes_; }
+  /// Weight bytes read to decode one token (active experts only).
+  uint64_t active_bytes() const { return active_bytes_; }
+  std::vector<TensorInfo> tensors() const;
+  /// Names of the families that can be loaded, for messages.
+  static std::vector<std::string> architectures();
+
+ private:
+  friend class Binder;
+  Model() = default;
+  ModelSpec spec_;
+  Weights weights_;
+  std::string directory_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::vector<std::unique_ptr<std::byte[]>> owned_;  // vectors widened to float32, converted matrices
+  uint64_t n_parameters_ = 0, n_active_parameters_ = 0, mapped_bytes_ = 0, owned_bytes_ = 0, active_bytes_ = 0;
+};
+
+}  // namespace engine

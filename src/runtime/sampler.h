@@ -1,0 +1,33 @@
+// From logits to a token: Transformers' logits processors and warpers in Transformers' order, then argmax or a seeded draw.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/generation_config.h"
+
+namespace engine {
+
+/// The choice of tokens for one sequence. Holds the random state; the result depends only on the seed, the logits and the tokens so far.
+class Sampler {
+ public:
+  /// `n_prompt`: tokens of the prompt (min_new_tokens counts from there). `stream` makes the draws of several answers to one request differ.
+  Sampler(const GenerationConfig& config, int32_t vocab_size, int64_t n_prompt, uint64_t stream = 0);
+  ~Sampler();
+  Sampler(Sampler&&) noexcept;
+  Sampler& operator=(Sampler&&) noexcept;
+
+  /// Picks the next token. `tokens`: prompt and answer so far. `logits` [vocab_size] is changed in place (processed scores).
+  int32_t sample(std::span<float> logits, std::span<const int32_t> tokens);
+
+  /// The processors and warpers alone: scores as Transformers would hand them to softmax (-inf: excluded). For tests and logprobs.
+  void process(std::span<float> logits, std::span<const int32_t> tokens) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace engine

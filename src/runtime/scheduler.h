@@ -1,0 +1,89 @@
+// Sequences in flight: what is computed in each step, and the cache of what was computed before.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/decoder.h"
+#include "runtime/generation_config.h"
+#include "text/tokenizer.h"
+
+namespace engine {
+
+enum class FinishReason : uint8_t { none, stop, length, time, cancelled, error };
+const char* finish_reason_name(FinishReason reason);  // "stop", "length", ...
+
+struct GenerationStats {
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;      // of the prompt, found in the prefix cache
+  int64_t completion_tokens = 0;  // the end-of-sequence token counts
+  double prefill_s = 0;           // from submission to the first token
+  double decode_s = 0;            // from the first token to the last
+};
+
+/// What a caller wants generated.
+struct GenerationRequest {
+  std::vector<int32_t> prompt;    // not empty
+  GenerationConfig config;
+  bool skip_special_tokens = true;  // in on_text
+  /// Called with text that is certain (complete UTF-8, no possible beginning of a stop string held back any longer). May be empty.
+  std::function<void(std::string_view text)> on_text;
+  /// Called with each token as it is chosen. May be empty.
+  std::function<void(int32_t token)> on_token;
+  /// Called with (prompt tokens done, in all) after each prefill step. May be empty.
+  std::function<void(int64_t done, int64_t total)> on_prefill;
+  /// Checked before every step; true ends the sequence as cancelled. May be null. May be set from a signal handler.
+  const std::atomic<bool>* cancel = nullptr;
+};
+
+struct GenerationResult {
+  std::vector<int32_t> tokens;    // chosen, with the end-of-sequence token if it came
+  std::string text;               // all of on_text's pieces; a stop string that ended it is kept, as in Transformers
+  FinishReason reason = FinishReason::none;
+  std::string error;              // reason error: what happened
+  GenerationStats stats;
+};
+
+struct SchedulerOptions {
+  int max_sequences = 8;          // decoded side by side
+  int64_t context = 0;            // positions a sequence may take; 0: the model's
+  uint64_t kv_budget_bytes = 0;   // 0: enough for max_sequences * context, allocated as needed
+  kernels::KvFormat kv_format = kernels::KvFormat::f32;
+  int max_batch_tokens = 256;     // per step; long prompts are cut
+  bool prefix_cache = true;
+};
+
+/// Runs requests over one decoder. One thread calls it; sequences join and leave at every step.
+class Scheduler {
+ public:
+  Scheduler(std::shared_ptr<const Model> model, const Tokenizer* tokenizer, Team& team, const SchedulerOptions& options);
+  ~Scheduler();
+
+  using Id = uint64_t;
+  /// Queues a request. Throws Error if it cannot ever fit (prompt longer than the context: says both counts).
+  Id submit(GenerationRequest request);
+  /// One forward pass over what fits. Returns false if there was nothing to do.
+  bool step();
+  bool finished(Id id) const;
+  /// The result of a finished request, once; forgets it.
+  GenerationResult take(Id id);
+  void cancel(Id id);
+
+  /// submit, step until done, take.
+  GenerationResult run(GenerationRequest request);
+
+  int64_t context() const;
+  Decoder& decoder();
+  uint64_t kv_bytes_used() const;  // of blocks in use, the prefix cache's included
+  void clear_cache();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace engine
