@@ -19,6 +19,9 @@ struct BatchItem {
   KvSequence* kv = nullptr;
   std::span<const int32_t> tokens;  // not empty, ids below vocab_size
   LogitsWanted logits = LogitsWanted::last;
+  /// Length the sequence is known to reach (its whole prompt while that comes in chunks). Models whose position embedding depends on the
+  /// length (longrope) take the larger of this and what the batch reaches; others ignore it.
+  int64_t known_length = 0;
 };
 
 /// Scratch memory and threads for forward passes over one model. Not thread-safe; several decoders may share a Model.

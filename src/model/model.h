@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/buffer.h"
 #include "base/safetensors.h"
 #include "base/threads.h"
 #include "model/spec.h"
@@ -101,7 +102,7 @@ class Model {
   Weights weights_;
   std::string directory_;
   std::unique_ptr<Checkpoint> checkpoint_;
-  std::vector<std::unique_ptr<std::byte[]>> owned_;  // vectors widened to float32, converted matrices
+  std::vector<Buffer> owned_;  // vectors widened to float32, converted matrices
   uint64_t n_parameters_ = 0, n_active_parameters_ = 0, mapped_bytes_ = 0, owned_bytes_ = 0, active_bytes_ = 0;
 };
 

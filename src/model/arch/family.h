@@ -1,0 +1,77 @@
+// A model family: how its config.json becomes a ModelSpec and where its tensors are. One row of a table each.
+#pragma once
+
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "model/spec.h"
+
+namespace engine {
+
+class Binder;
+
+/// Typed access to config.json. Every getter throws Error `<path>: <key>: expected X, got Y`.
+class ConfigReader {
+ public:
+  ConfigReader(const Json& config, std::string path) : config_(config), path_(std::move(path)) {}
+
+  bool has(std::string_view key) const;  // present and not null
+  const Json& json() const { return config_; }
+  const std::string& path() const { return path_; }
+  /// A nested object (rope_scaling, ffn_config); errors name it.
+  ConfigReader object(std::string_view key) const;
+
+  int64_t integer(std::string_view key, int64_t low, int64_t high) const;
+  int64_t integer_or(std::string_view key, int64_t fallback, int64_t low, int64_t high) const;
+  double number(std::string_view key) const;  // finite
+  double number_or(std::string_view key, double fallback) const;
+  double positive(std::string_view key) const;
+  double positive_or(std::string_view key, double fallback) const;
+  bool boolean_or(std::string_view key, bool fallback) const;
+  std::string string_or(std::string_view key, std::string_view fallback) const;
+  std::vector<double> numbers(std::string_view key) const;
+
+  /// For options that this family has only in one form: throws if the key is present with another value.
+  void only(std::string_view key, const Json& value) const;
+  [[noreturn]] void fail(std::string_view key, std::string_view expected) const;
+
+ private:
+  const Json* get(std::string_view key) const;
+  const Json& config_;
+  std::string path_;
+};
+
+struct Family {
+  const char* architecture;  // config.json's architectures[0]
+  const char* model_type;    // used when architectures is missing
+  void (*parse)(const ConfigReader& config, ModelSpec& spec);
+  void (*bind)(Binder& binder, const ConfigReader& config);
+};
+
+/// All families, in the order people are told them.
+std::span<const Family> families();
+
+// --- shared by the families' files --------------------------------------------------------------------------------------
+
+/// The keys that nearly all families share: sizes, norm eps, positions, special ids, tied embeddings, one rope for all layers.
+void parse_common(const ConfigReader& config, ModelSpec& spec);
+
+/// Activation by Hugging Face's name (hidden_act): silu/swish, gelu, gelu_new/gelu_pytorch_tanh/gelu_fast, relu, relu2.
+kernels::Activation parse_activation(const ConfigReader& config, std::string_view key, std::string_view fallback);
+
+/// Frequencies from rope_theta / rope_scaling / rope_parameters, types default, linear, dynamic, llama3, yarn and longrope, as in Transformers'
+/// modeling_rope_utils.py. Any other type is refused.
+RopeSpec parse_rope(const ConfigReader& config, int n_rot, int64_t max_positions, double default_theta = 10000.0);
+
+/// Binds the tensor names of Llama (model.layers.N.self_attn.q_proj, ...), with biases where the flags say.
+struct LlamaNames {
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;
+};
+void bind_llama(Binder& binder, const LlamaNames& names);
+void bind_llama_attention(Binder& binder, int layer, const LlamaNames& names);
+
+}  // namespace engine

@@ -1,0 +1,458 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "model/decoder_impl.h"
+
+namespace engine {
+namespace {
+
+using kernels::AttentionPart;
+using kernels::kv_block_tokens;
+using kernels::kv_segment_tokens;
+
+/// Queries of one attention tile: enough to share each key among, few enough for the first-level cache.
+constexpr int max_tile_queries = 32;
+constexpr size_t max_parts_bytes = size_t{64} << 20;
+
+size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+
+/// Lays fields one after another in one buffer: a first pass with no memory counts, a second one hands out.
+class Arena {
+ public:
+  explicit Arena(std::byte* base) : base_(base) {}
+  float* floats(int64_t n) {
+    float* out = base_ == nullptr ? nullptr : reinterpret_cast<float*>(base_ + used_);
+    used_ += align64(static_cast<size_t>(n) * sizeof(float));
+    return out;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  size_t used_ = 0;
+};
+
+}  // namespace
+
+Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
+    : model(m), spec(m.spec()), team(t), kernel(kernels::table()), max_tokens(tokens_), max_logit_rows(rows),
+      q_width(int64_t{spec.n_heads} * spec.d_head), kv_width(int64_t{spec.n_kv_heads} * spec.d_head) {
+  const MoeSpec& moe = spec.moe;
+  const int64_t n = max_tokens, pairs = n * moe.n_used;
+  for (const RopeSpec& r : spec.ropes) rope_width = std::max<int64_t>(rope_width, r.n_rot / 2);
+  const int64_t d_inner = std::max(spec.d_ff, moe.d_shared);
+  const int64_t widest = std::max({int64_t{spec.d_model}, q_width, d_inner, int64_t{moe.d_expert}});
+
+  max_tile_tokens = std::max(1, max_tile_queries / group());
+  const int tile_queries = max_tile_tokens * group();
+  tile_floats = static_cast<size_t>(tile_queries) * static_cast<size_t>(3 * spec.d_head + 4) + 64;
+  scratch_bytes = align64(std::max(kernel.scratch_bytes(widest),
+                                   kernel.attention_scratch_bytes(tile_queries, spec.d_head) +
+                                       align64(tile_floats * sizeof(float) + 2 * tile_queries * sizeof(int32_t))));
+
+  for (int pass = 0; pass < 2; ++pass) {
+    Arena a(memory.data());
+    x = a.floats(n * spec.d_model);
+    h = a.floats(n * spec.d_model);
+    branch = a.floats(n * spec.d_model);
+    q = a.floats(n * q_width);
+    k = a.floats(n * kv_width);
+    v = a.floats(n * kv_width);
+    attention = a.floats(n * q_width);
+    gate = a.floats(n * d_inner);
+    up = a.floats(n * d_inner);
+    logits = a.floats(int64_t{max_logit_rows} * spec.vocab_size);
+    const int64_t rope_floats = static_cast<int64_t>(spec.ropes.size()) * n * rope_width;
+    cos = a.floats(rope_floats);
+    sin = a.floats(rope_floats);
+    router = a.floats(n * moe.n_experts);
+    expert_in = a.floats(pairs * spec.d_model);
+    expert_gate = a.floats(pairs * moe.d_expert);
+    expert_up = a.floats(pairs * moe.d_expert);
+    expert_out = a.floats(pairs * spec.d_model);
+    shared_scale = a.floats(n);
+    const size_t thread_bytes = scratch_bytes * static_cast<size_t>(team.size());
+    if (pass == 0) memory = Buffer(a.used() + thread_bytes);
+    else scratch = memory.data() + a.used();
+  }
+  chosen.resize(pairs);
+  chosen_weight.resize(pairs);
+  expert_row.resize(pairs);
+  expert_start.resize(moe.n_experts + 1);
+  busy_experts.reserve(moe.n_experts);
+  tokens.reserve(n);
+  logit_tokens.reserve(max_logit_rows);
+  units.reserve(static_cast<size_t>(n) * spec.n_kv_heads);
+  long_rope.reserve(n);
+  parts = Buffer(max_parts_bytes);
+}
+
+// --- planning ------------------------------------------------------------------------------------------------------------
+
+void Decoder::Impl::plan(std::span<const BatchItem> batch) {
+  items = batch;
+  tokens.clear();
+  logit_tokens.clear();
+  units.clear();
+  long_rope.clear();
+  int64_t longest = 0;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const BatchItem& item = batch[i];
+    const int64_t n = static_cast<int64_t>(item.tokens.size()), start = item.kv->size();
+    ASSERT(n > 0 && n_tokens() + n <= max_tokens);
+    ASSERT(static_cast<int64_t>(item.kv->blocks().size()) * kv_block_tokens >= start + n);
+    const int64_t known = std::max(item.known_length, start + n);
+    bool beyond = false;
+    for (const RopeSpec& r : spec.ropes) beyond |= !r.long_inv_freq.empty() && known > r.original_positions;
+    long_rope.push_back(beyond);
+    const int32_t first = static_cast<int32_t>(tokens.size());
+    for (int64_t j = 0; j < n; ++j) {
+      ASSERT(item.tokens[j] >= 0 && item.tokens[j] < spec.vocab_size);
+      tokens.push_back({item.tokens[j], static_cast<int32_t>(start + j), static_cast<int32_t>(i)});
+      if (item.logits == LogitsWanted::all || (item.logits == LogitsWanted::last && j == n - 1)) {
+        logit_tokens.push_back(first + static_cast<int32_t>(j));
+      }
+    }
+    for (int64_t j = 0; j < n; j += max_tile_tokens) {
+      const int32_t in_tile = static_cast<int32_t>(std::min<int64_t>(max_tile_tokens, n - j));
+      for (int32_t head = 0; head < spec.n_kv_heads; ++head) units.push_back({first + static_cast<int32_t>(j), in_tile, head});
+    }
+    longest = std::max(longest, start + n);
+  }
+  ASSERT(static_cast<int>(logit_tokens.size()) <= max_logit_rows);
+  // The last tiles see the most keys: taken first, they do not end up as one thread's tail.
+  std::reverse(units.begin(), units.end());
+  if (!batch.empty()) kv_layout = batch[0].kv->pool().layout();
+  max_segments = static_cast<int32_t>((longest + kv_segment_tokens - 1) / kv_segment_tokens);
+  split = max_segments > 1 && units.size() < 2 * static_cast<size_t>(team.size()) &&
+          units.size() * max_segments * tile_floats * sizeof(float) <= max_parts_bytes;
+}
+
+int64_t Decoder::Impl::row_grain(int64_t n_rows) const {
+  // Several chunks for each thread, so that a busy core costs a chunk and not half the time; multiples of every format's own grain.
+  constexpr int64_t unit = 16;
+  const int64_t aim = n_rows / (8 * team.size());
+  return std::clamp<int64_t>((aim + unit - 1) / unit * unit, unit, 8 * unit);
+}
+
+// --- pieces ----------------------------------------------------------------------------------------------------------------
+
+void Decoder::Impl::matmul(const Linear& l, int64_t row_begin, int64_t row_end, const float* in, int64_t in_stride,
+                           int64_t n_rows, float* out, int64_t out_stride, int thread) {
+  kernel.matmul[static_cast<int>(l.w.format)](l.w, row_begin, row_end, in, in_stride, n_rows, out, out_stride,
+                                              thread_scratch(thread));
+  if (l.bias == nullptr) return;
+  for (int64_t t = 0; t < n_rows; ++t) {
+    float* row = out + t * out_stride + row_begin;
+    kernel.add(row, l.bias + row_begin, row, row_end - row_begin);
+  }
+}
+
+void Decoder::Impl::normalize(const NormWeights& weights, const float* in, float* out, int64_t n) const {
+  if (spec.norm == NormKind::rms) kernel.rms_norm(in, weights.weight, spec.norm_eps, out, n);
+  else kernel.layer_norm(in, weights.weight, weights.bias, spec.norm_eps, out, n);
+}
+
+void Decoder::Impl::norm_rows(Worker& w, const NormWeights& weights, const float* in, float* out) {
+  const int64_t d = spec.d_model;
+  w.for_chunks(n_tokens(), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) normalize(weights, in + t * d, out + t * d, d);
+  });
+}
+
+void Decoder::Impl::prepare_rope(int64_t token) {
+  const BatchToken& t = tokens[token];
+  for (size_t r = 0; r < spec.ropes.size(); ++r) {
+    const RopeSpec& rope = spec.ropes[r];
+    const std::vector<double>& freq = long_rope[t.item] && !rope.long_inv_freq.empty() ? rope.long_inv_freq : rope.inv_freq;
+    const int64_t row = (static_cast<int64_t>(r) * max_tokens + token) * rope_width;
+    for (size_t i = 0; i < freq.size(); ++i) {
+      const double angle = freq[i] * t.position;
+      cos[row + i] = static_cast<float>(std::cos(angle) * rope.attention_factor);
+      sin[row + i] = static_cast<float>(std::sin(angle) * rope.attention_factor);
+    }
+  }
+}
+
+void Decoder::Impl::embed(Worker& w) {
+  w.for_chunks(n_tokens(), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* row = x + t * spec.d_model;
+      kernel.get_row(model.weights().embedding, tokens[t].id, row);
+      if (spec.embedding_scale != 1) kernel.scale(row, spec.embedding_scale, spec.d_model);
+      prepare_rope(t);
+    }
+  });
+}
+
+void Decoder::Impl::add_branch(int64_t token, int64_t begin, int64_t end, const float* from, float scale) {
+  float* row = x + token * spec.d_model;
+  kernel.add_scaled(from + token * spec.d_model + begin, scale, row + begin, end - begin);
+}
+
+// --- attention -------------------------------------------------------------------------------------------------------------
+
+void Decoder::Impl::normalize_heads(const NormWeights& weights, float* row, int n_heads) const {
+  const int d = spec.d_head;
+  switch (spec.qk_norm) {
+    case QkNorm::none: break;
+    case QkNorm::per_head:
+      for (int i = 0; i < n_heads; ++i) normalize(weights, row + i * d, row + i * d, d);
+      break;
+    case QkNorm::by_head:
+      for (int i = 0; i < n_heads; ++i) normalize({weights.weight + i * d, nullptr}, row + i * d, row + i * d, d);
+      break;
+    case QkNorm::full: normalize(weights, row, row, int64_t{n_heads} * d); break;
+  }
+}
+
+void Decoder::Impl::position_and_store(const LayerSpec& layer_spec, const LayerWeights& weights, int layer, int64_t token) {
+  const int d = spec.d_head;
+  float *q_row = q + token * q_width, *k_row = k + token * kv_width, *v_row = v + token * kv_width;
+  if (spec.clip_qkv > 0) {
+    kernel.clamp(q_row, -spec.clip_qkv, spec.clip_qkv, q_width);
+    kernel.clamp(k_row, -spec.clip_qkv, spec.clip_qkv, kv_width);
+    kernel.clamp(v_row, -spec.clip_qkv, spec.clip_qkv, kv_width);
+  }
+  normalize_heads(weights.q_norm, q_row, spec.n_heads);
+  normalize_heads(weights.k_norm, k_row, spec.n_kv_heads);
+  if (layer_spec.rope >= 0) {
+    const RopeSpec& rope = spec.ropes[layer_spec.rope];
+    const int64_t row = (int64_t{layer_spec.rope} * max_tokens + token) * rope_width;
+    const auto rotate = rope.interleaved ? kernel.rope_interleaved : kernel.rope;
+    for (int i = 0; i < spec.n_heads; ++i) rotate(q_row + i * d, cos + row, sin + row, rope.n_rot / 2);
+    for (int i = 0; i < spec.n_kv_heads; ++i) rotate(k_row + i * d, cos + row, sin + row, rope.n_rot / 2);
+  }
+  kernel.scale(q_row, spec.q_scale(), q_width);
+  const BatchToken& t = tokens[token];
+  std::byte* block = items[t.item].kv->blocks()[t.position / kv_block_tokens];
+  for (int i = 0; i < spec.n_kv_heads; ++i) {
+    kernel.kv_store(kv_layout.format, k_row + i * d, v_row + i * d, d, t.position % kv_block_tokens,
+                    block + kv_layout.offset(layer, i));
+  }
+}
+
+AttentionPart Decoder::Impl::part_at(float* at, int n_queries) const { return {at, at + n_queries, at + 2 * n_queries}; }
+
+/// Attention of a unit over segments [first, last], merged in order into `into`.
+void Decoder::Impl::attend_segments(const AttentionUnit& unit, int layer, int first, int last, const AttentionPart& into,
+                                    std::byte* at) {
+  const int d = spec.d_head, n_queries = unit.n_tokens * group();
+  float* queries = reinterpret_cast<float*>(at);
+  const AttentionPart next = part_at(queries + int64_t{n_queries} * d, n_queries);
+  auto* first_key = reinterpret_cast<int32_t*>(at + align64(tile_floats * sizeof(float)));
+  int32_t* last_key = first_key + n_queries;
+  const int window = spec.layers[layer].window;
+  for (int i = 0; i < unit.n_tokens; ++i) {
+    const int64_t token = unit.first_token + i;
+    const float* from = q + token * q_width + int64_t{unit.kv_head} * group() * d;
+    std::memcpy(queries + int64_t{i} * group() * d, from, sizeof(float) * static_cast<size_t>(group()) * d);
+    const int32_t position = tokens[token].position;
+    std::fill_n(last_key + i * group(), group(), position);
+    std::fill_n(first_key + i * group(), group(), window > 0 ? std::max(0, position - window + 1) : 0);
+  }
+  kernels::AttentionTile tile{};
+  tile.q = queries;
+  tile.q_stride = d;
+  tile.n_queries = n_queries;
+  tile.first_key = first_key;
+  tile.last_key = last_key;
+  tile.blocks = const_cast<const std::byte* const*>(items[tokens[unit.first_token].item].kv->blocks().data());
+  tile.offset = kv_layout.offset(layer, unit.kv_head);
+  tile.d_head = d;
+  tile.format = kv_layout.format;
+  tile.softcap = spec.attention_softcap;
+  void* kernel_scratch = at + align64(tile_floats * sizeof(float) + 2 * static_cast<size_t>(n_queries) * sizeof(int32_t));
+  for (int s = first; s <= last; ++s) {
+    tile.segment = s;
+    kernel.attend(tile, s == first ? into : next, kernel_scratch);
+    if (s != first) kernel.attention_merge(into, next, n_queries, d);
+  }
+}
+
+void Decoder::Impl::finish_unit(const AttentionUnit& unit, int layer, const AttentionPart& part) {
+  const int g = group(), d = spec.d_head;
+  const float* sinks = model.weights().layers[layer].sinks;
+  for (int i = 0; i < unit.n_tokens; ++i) {
+    const AttentionPart token_part{part.max + i * g, part.sum + i * g, part.value + int64_t{i} * g * d};
+    kernel.attention_finish(token_part, sinks == nullptr ? nullptr : sinks + unit.kv_head * g, g, d,
+                            attention + (unit.first_token + i) * q_width + int64_t{unit.kv_head} * g * d, d);
+  }
+}
+
+void Decoder::Impl::attend(Worker& w, int layer) {
+  const int window = spec.layers[layer].window;
+  const auto segments = [&](const AttentionUnit& unit) {
+    const int32_t first = tokens[unit.first_token].position;
+    const int32_t last = first + unit.n_tokens - 1;
+    return std::pair<int, int>{(window > 0 ? std::max(0, first - window + 1) : 0) / kv_segment_tokens, last / kv_segment_tokens};
+  };
+  const int64_t n_units = static_cast<int64_t>(units.size());
+  if (!split) {
+    w.for_chunks(n_units, 1, [&](int64_t i, int64_t) {
+      const AttentionUnit& unit = units[i];
+      std::byte* at = thread_scratch(w.index());
+      const int n_queries = unit.n_tokens * group();
+      // Behind the queries and the part that attend_segments uses.
+      const AttentionPart into = part_at(reinterpret_cast<float*>(at) + int64_t{n_queries} * (2 * spec.d_head + 2), n_queries);
+      const auto [first, last] = segments(unit);
+      attend_segments(unit, layer, first, last, into, at);
+      finish_unit(unit, layer, into);
+    });
+    return;
+  }
+  const auto part_of = [&](int64_t unit, int segment) {
+    return part_at(parts.as<float>() + (unit * max_segments + segment) * static_cast<int64_t>(tile_floats),
+                   units[unit].n_tokens * group());
+  };
+  w.for_chunks(n_units * max_segments, 1, [&](int64_t i, int64_t) {
+    const int64_t unit = i / max_segments;
+    const int segment = static_cast<int>(i % max_segments);
+    const auto [first, last] = segments(units[unit]);
+    if (segment < first || segment > last) return;
+    attend_segments(units[unit], layer, segment, segment, part_of(unit, segment), thread_scratch(w.index()));
+  });
+  w.for_chunks(n_units, 1, [&](int64_t unit, int64_t) {
+    const auto [first, last] = segments(units[unit]);
+    const AttentionPart into = part_of(unit, first);
+    for (int s = first + 1; s <= last; ++s) {
+      kernel.attention_merge(into, part_of(unit, s), units[unit].n_tokens * group(), spec.d_head);
+    }
+    finish_unit(units[unit], layer, into);
+  });
+}
+
+void Decoder::Impl::attention_block(Worker& w, int layer) {
+  const LayerWeights& weights = model.weights().layers[layer];
+  const int64_t n = n_tokens(), d = spec.d_model;
+  const LinearTask qkv[] = {{&weights.wq, h, d, q, q_width}, {&weights.wk, h, d, k, kv_width}, {&weights.wv, h, d, v, kv_width}};
+  linears(w, qkv, n, [](int64_t, int64_t) {});
+  w.for_chunks(n, 1, [&](int64_t t, int64_t) { position_and_store(spec.layers[layer], weights, layer, t); });
+  attend(w, layer);
+  const LinearTask out[] = {{&weights.wo, attention, q_width, branch, d}};
+  const bool add_now = !spec.post_norm;
+  linears(w, out, n, [&](int64_t begin, int64_t end) {
+    for (int64_t t = 0; add_now && t < n; ++t) add_branch(t, begin, end, branch, spec.residual_scale);
+  });
+  if (add_now) return;
+  w.for_chunks(n, 1, [&](int64_t t, int64_t) {
+    normalize(weights.attn_post_norm, branch + t * d, branch + t * d, d);
+    add_branch(t, 0, d, branch, spec.residual_scale);
+  });
+}
+
+// --- feed-forward ----------------------------------------------------------------------------------------------------------
+
+void Decoder::Impl::apply_activation(float* g, const float* u, int64_t n) const {
+  if (spec.swiglu_limit == 0) {
+    kernel.gated_activation(spec.activation, g, u, g, n);
+    return;
+  }
+  // GPT-OSS (modeling_gpt_oss.py): both inputs clamped, the gate only from above; alpha 1.702.
+  const float limit = spec.swiglu_limit;
+  for (int64_t i = 0; i < n; ++i) {
+    const float a = std::min(g[i], limit), b = std::clamp(u[i], -limit, limit);
+    g[i] = (b + 1) * (a / (1 + std::exp(-1.702f * a)));
+  }
+}
+
+/// g = activation(in Wg^T) * (in Wu^T), row chunks of both products and the activation in one go.
+void Decoder::Impl::gated_product(Worker& w, const Linear& wg, const Linear& wu, const float* in, int64_t n_rows, float* g,
+                                  float* u) {
+  const int64_t width = wu.w.n_rows, d = spec.d_model, grain = row_grain(width);
+  w.for_chunks(width, grain, [&](int64_t begin, int64_t end) {
+    if (spec.gated) matmul(wg, begin, end, in, d, n_rows, g, width, w.index());
+    matmul(wu, begin, end, in, d, n_rows, spec.gated ? u : g, width, w.index());
+    for (int64_t t = 0; t < n_rows; ++t) {
+      apply_activation(g + t * width + begin, spec.gated ? u + t * width + begin : nullptr, end - begin);
+    }
+  });
+}
+
+void Decoder::Impl::feed_forward(Worker& w, int layer) {
+  const LayerWeights& weights = model.weights().layers[layer];
+  const int64_t n = n_tokens(), d = spec.d_model;
+  const bool add_now = !spec.post_norm;
+  if (spec.layers[layer].moe) {
+    experts(w, layer);
+  } else {
+    gated_product(w, weights.w_gate, weights.w_up, h, n, gate, up);
+    const LinearTask down[] = {{&weights.w_down, gate, spec.d_ff, branch, d}};
+    linears(w, down, n, [&](int64_t begin, int64_t end) {
+      for (int64_t t = 0; add_now && t < n; ++t) add_branch(t, begin, end, branch, spec.residual_scale);
+    });
+    if (add_now) return;
+  }
+  w.for_chunks(n, 1, [&](int64_t t, int64_t) {
+    if (spec.post_norm) normalize(weights.ffn_post_norm, branch + t * d, branch + t * d, d);
+    add_branch(t, 0, d, branch, spec.residual_scale);
+  });
+}
+
+// --- the whole -------------------------------------------------------------------------------------------------------------
+
+void Decoder::Impl::output(Worker& w) {
+  const int64_t n = static_cast<int64_t>(logit_tokens.size()), d = spec.d_model, vocab = spec.vocab_size;
+  if (n == 0) return;
+  w.for_chunks(n, 1, [&](int64_t i, int64_t) {
+    normalize(model.weights().final_norm, x + int64_t{logit_tokens[i]} * d, h + i * d, d);
+  });
+  const LinearTask task[] = {{&model.weights().output, h, d, logits, vocab}};
+  linears(w, task, n, [&](int64_t begin, int64_t end) {
+    for (int64_t t = 0; t < n; ++t) {
+      float* row = logits + t * vocab + begin;
+      if (spec.logit_scale != 1) kernel.scale(row, spec.logit_scale, end - begin);
+      if (spec.logit_softcap > 0) kernel.softcap(row, spec.logit_softcap, end - begin);
+    }
+  });
+}
+
+void Decoder::Impl::run(Worker& w) {
+  embed(w);
+  for (int layer = 0; layer < spec.n_layers; ++layer) {
+    const LayerWeights& weights = model.weights().layers[layer];
+    const size_t row_bytes = sizeof(float) * static_cast<size_t>(spec.d_model);
+    const auto enter = [&](const NormWeights& norm) {
+      if (spec.pre_norm) return norm_rows(w, norm, x, h);
+      w.for_chunks(n_tokens(), 4, [&](int64_t begin, int64_t end) {
+        std::memcpy(h + begin * spec.d_model, x + begin * spec.d_model, row_bytes * static_cast<size_t>(end - begin));
+      });
+    };
+    enter(weights.attn_norm);
+    attention_block(w, layer);
+    if (!spec.parallel_block) enter(weights.ffn_norm);
+    feed_forward(w, layer);
+  }
+  output(w);
+}
+
+void Decoder::Impl::forward(std::span<const BatchItem> batch) {
+  plan(batch);
+  team.run([this](Worker& w) { run(w); });
+  for (const BatchItem& item : batch) item.kv->set_size(item.kv->size() + static_cast<int64_t>(item.tokens.size()));
+}
+
+Decoder::Decoder(std::shared_ptr<const Model> model, Team& team, int max_batch_tokens, int max_logit_rows)
+    : model_(std::move(model)), max_batch_tokens_(max_batch_tokens), max_logit_rows_(max_logit_rows),
+      impl_(std::make_unique<Impl>(*model_, team, max_batch_tokens, max_logit_rows)) {}
+
+Decoder::~Decoder() = default;
+
+void Decoder::forward(std::span<const BatchItem> batch) {
+  impl_->forward(batch);
+  n_logit_rows_ = static_cast<int>(impl_->logit_tokens.size());
+}
+
+std::span<float> Decoder::logits(int row) {
+  ASSERT(row >= 0 && row < n_logit_rows_);
+  const size_t vocab = static_cast<size_t>(model_->spec().vocab_size);
+  return {impl_->logits + static_cast<size_t>(row) * vocab, vocab};
+}
+
+uint64_t Decoder::scratch_bytes() const { return impl_->memory.size(); }
+
+}  // namespace engine

@@ -1,0 +1,143 @@
+// The decoder's inside, shared by its two files. Not for others.
+#pragma once
+
+#include <vector>
+
+#include "base/buffer.h"
+#include "model/decoder.h"
+
+namespace engine {
+
+/// One token of the batch.
+struct BatchToken {
+  int32_t id;
+  int32_t position;  // in its sequence
+  int32_t item;      // index into the batch
+};
+
+/// One piece of attention work: consecutive tokens of one item, one kv head.
+struct AttentionUnit {
+  int32_t first_token;  // index into the batch's tokens
+  int32_t n_tokens;
+  int32_t kv_head;
+};
+
+/// One matrix product of a group that is done in one loop: y rows = x rows W^T + bias.
+struct LinearTask {
+  const Linear* linear;
+  const float* x;
+  int64_t x_stride;
+  float* y;
+  int64_t y_stride;
+};
+
+struct Decoder::Impl {
+  Impl(const Model& model, Team& team, int max_tokens, int max_logit_rows);
+
+  void forward(std::span<const BatchItem> batch);
+
+  const Model& model;
+  const ModelSpec& spec;
+  Team& team;
+  const kernels::Table& kernel;
+  const int max_tokens, max_logit_rows;
+  const int64_t q_width, kv_width;  // n_heads * d_head, n_kv_heads * d_head
+  KvLayout kv_layout;               // of the sequences in the current batch
+
+  // Scratch, all float rows: [max_tokens][width].
+  Buffer memory;
+  float *x = nullptr;        // [T, d_model] the residual stream
+  float *h = nullptr;        // [T, d_model] normalised input
+  float *q = nullptr, *k = nullptr, *v = nullptr;
+  float *attention = nullptr;  // [T, q_width]
+  float *branch = nullptr;     // [T, d_model] what attention or feed-forward adds
+  float *gate = nullptr, *up = nullptr;  // [T, d_ff]
+  float *logits = nullptr;               // [max_logit_rows, vocab_size]
+  float *cos = nullptr, *sin = nullptr;  // [n_ropes][T][rope_width]
+  int64_t rope_width = 0;
+  // Mixture of experts: rows are (token, choice) pairs sorted by expert.
+  float *router = nullptr;        // [T, n_experts]
+  float *expert_in = nullptr;     // [T * n_used, d_model]
+  float *expert_gate = nullptr, *expert_up = nullptr;  // [T * n_used, d_expert]
+  float *expert_out = nullptr;    // [T * n_used, d_model]
+  float *shared_scale = nullptr;  // [T, 1]
+  std::vector<int32_t> chosen;        // [T, n_used] experts
+  std::vector<float> chosen_weight;   // [T, n_used]
+  std::vector<int32_t> expert_start;  // [n_experts + 1] first row of each expert
+  std::vector<int32_t> expert_row;    // [T, n_used] row of each pair
+  std::vector<int32_t> busy_experts;  // those with rows in this layer
+
+  size_t scratch_bytes = 0;  // of one thread
+  std::byte* scratch = nullptr;
+  int max_tile_tokens = 1;
+  size_t tile_floats = 0;    // a tile's queries and two attention parts
+
+  // The batch.
+  std::span<const BatchItem> items;
+  std::vector<BatchToken> tokens;
+  std::vector<int32_t> logit_tokens;  // batch tokens whose logits are wanted
+  std::vector<AttentionUnit> units;
+  std::vector<uint8_t> long_rope;     // [items]: beyond longrope's original length
+  // Attention split by segments when there are few units: parts in order [unit][segment].
+  bool split = false;
+  int32_t max_segments = 0;
+  Buffer parts;
+
+ private:
+  void plan(std::span<const BatchItem> batch);
+  void run(Worker& w);
+  void embed(Worker& w);
+  void prepare_rope(int64_t token);
+  void norm_rows(Worker& w, const NormWeights& weights, const float* in, float* out);
+  void normalize(const NormWeights& weights, const float* in, float* out, int64_t n) const;
+  void attention_block(Worker& w, int layer);
+  void position_and_store(const LayerSpec& spec, const LayerWeights& weights, int layer, int64_t token);
+  void normalize_heads(const NormWeights& weights, float* row, int n_heads) const;
+  void attend(Worker& w, int layer);
+  void attend_segments(const AttentionUnit& unit, int layer, int first, int last, const kernels::AttentionPart& into,
+                       std::byte* memory);
+  void finish_unit(const AttentionUnit& unit, int layer, const kernels::AttentionPart& part);
+  void feed_forward(Worker& w, int layer);
+  void gated_product(Worker& w, const Linear& wg, const Linear& wu, const float* in, int64_t n_rows, float* g, float* u);
+  void apply_activation(float* g, const float* u, int64_t n) const;
+  void experts(Worker& w, int layer);
+  void route(const LayerWeights& weights, int64_t token);
+  void group_by_expert();
+  void combine(const LayerWeights& weights, int64_t token);
+  void output(Worker& w);
+  void add_branch(int64_t token, int64_t begin, int64_t end, const float* from, float scale);
+
+  void matmul(const Linear& l, int64_t row_begin, int64_t row_end, const float* in, int64_t in_stride, int64_t n_rows,
+              float* out, int64_t out_stride, int thread);
+  int64_t row_grain(int64_t n_rows) const;
+  template <class After>
+  void linears(Worker& w, std::span<const LinearTask> tasks, int64_t n_tokens, After&& after);
+
+  std::byte* thread_scratch(int thread) const { return scratch + scratch_bytes * static_cast<size_t>(thread); }
+  kernels::AttentionPart part_at(float* memory, int n_queries) const;
+  int group() const { return spec.n_heads / spec.n_kv_heads; }
+  int64_t n_tokens() const { return static_cast<int64_t>(tokens.size()); }
+};
+
+template <class After>
+void Decoder::Impl::linears(Worker& w, std::span<const LinearTask> tasks, int64_t n, After&& after) {
+  int64_t n_rows = 0;
+  for (const LinearTask& t : tasks) n_rows += t.linear->w.n_rows;
+  const int64_t grain = row_grain(n_rows);
+  int64_t n_chunks = 0;
+  for (const LinearTask& t : tasks) n_chunks += (t.linear->w.n_rows + grain - 1) / grain;
+  w.for_chunks(n_chunks, 1, [&](int64_t chunk, int64_t) {
+    for (const LinearTask& t : tasks) {
+      const int64_t rows = t.linear->w.n_rows, chunks = (rows + grain - 1) / grain;
+      if (chunk < chunks) {
+        const int64_t begin = chunk * grain, end = std::min(rows, begin + grain);
+        matmul(*t.linear, begin, end, t.x, t.x_stride, n, t.y, t.y_stride, w.index());
+        after(begin, end);
+        return;
+      }
+      chunk -= chunks;
+    }
+  });
+}
+
+}  // namespace engine

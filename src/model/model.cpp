@@ -1,0 +1,115 @@
+#include "model/model.h"
+
+#include <sys/stat.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "model/arch/family.h"
+#include "model/binder.h"
+
+namespace engine {
+namespace {
+
+std::string known_families() {
+  std::string list;
+  for (const Family& f : families()) list += (list.empty() ? "" : ", ") + std::string(f.architecture);
+  return list;
+}
+
+/// By architectures[0]; by model_type where a config has no architectures.
+const Family& find_family(const ConfigReader& config) {
+  const Json& json = config.json();
+  const auto list = json.find("architectures");
+  if (list != json.end() && list->is_array() && !list->empty() && (*list)[0].is_string()) {
+    const std::string name = (*list)[0].get<std::string>();
+    for (const Family& f : families()) {
+      if (name == f.architecture) return f;
+    }
+    throw Error(config.path() + ": architectures: '" + name + "' is not supported", "supported: " + known_families());
+  }
+  const std::string type = config.string_or("model_type", "");
+  for (const Family& f : families()) {
+    if (type == f.model_type) return f;
+  }
+  throw Error(config.path() + ": expected a known architecture, got model_type '" + type + "' and no architectures",
+              "supported: " + known_families());
+}
+
+uint64_t matrix_elements(const kernels::Matrix& m) {
+  return m.data == nullptr ? 0 : static_cast<uint64_t>(m.n_rows) * static_cast<uint64_t>(m.n_cols);
+}
+
+uint64_t matrix_bytes(const kernels::Matrix& m) {
+  return matrix_elements(m) * (m.format == kernels::Format::f32 ? 4 : 2);
+}
+
+/// Sums f over the matrices read for one token; experts count by the share that is used.
+template <class F>
+uint64_t sum_active(const ModelSpec& spec, const Weights& w, F&& f) {
+  uint64_t n = f(w.output.w);
+  for (const LayerWeights& l : w.layers) {
+    for (const Linear* m : {&l.wq, &l.wk, &l.wv, &l.wo, &l.w_gate, &l.w_up, &l.w_down, &l.w_router, &l.shared.gate, &l.shared.up,
+                            &l.shared.down, &l.shared_gate}) {
+      n += f(m->w);
+    }
+    uint64_t experts = 0;
+    for (const ExpertWeights& e : l.experts) experts += f(e.gate.w) + f(e.up.w) + f(e.down.w);
+    if (!l.experts.empty()) n += experts * static_cast<uint64_t>(spec.moe.n_used) / l.experts.size();
+  }
+  return n;
+}
+
+}  // namespace
+
+float ModelSpec::q_scale() const {
+  return attention_scale != 0 ? attention_scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(d_head)));
+}
+
+Model::~Model() = default;
+
+std::vector<std::string> Model::architectures() {
+  std::vector<std::string> names;
+  for (const Family& f : families()) names.emplace_back(f.architecture);
+  return names;
+}
+
+std::shared_ptr<const Model> Model::load(const std::string& directory, const LoadOptions& options) {
+  struct stat info;
+  if (stat(directory.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
+    throw Error(directory + ": expected a model directory, got " +
+                (stat(directory.c_str(), &info) != 0 ? "nothing there" : "a file"));
+  }
+  const std::string path = directory + "/config.json";
+  if (stat(path.c_str(), &info) != 0) throw Error(directory + ": expected a model directory, got one without config.json");
+  const Json json = read_json_file(path, size_t{16} << 20);
+  if (!json.is_object()) throw Error(path + ": expected a JSON object");
+  const ConfigReader config(json, path);
+  const Family& family = find_family(config);
+
+  std::shared_ptr<Model> model(new Model());
+  model->directory_ = directory;
+  model->spec_.architecture = family.architecture;
+  model->spec_.model_type = family.model_type;
+  family.parse(config, model->spec_);
+  model->checkpoint_ = std::make_unique<Checkpoint>(directory);
+  model->weights_.layers.resize(model->spec_.n_layers);
+  Binder binder(*model, *model->checkpoint_, options);
+  family.bind(binder, config);
+  binder.finish();
+  if (model->spec_.tied_embeddings) model->weights_.output.w = model->weights_.embedding;
+  model->n_active_parameters_ = sum_active(model->spec_, model->weights_, matrix_elements);
+  model->active_bytes_ = sum_active(model->spec_, model->weights_, matrix_bytes);
+  return model;
+}
+
+std::vector<TensorInfo> Model::tensors() const {
+  std::vector<TensorInfo> out;
+  for (const auto& [name, view] : checkpoint_->tensors()) {
+    out.push_back({name, view.shape, std::string(dtype_name(view.dtype)), view.n_bytes});
+  }
+  return out;
+}
+
+}  // namespace engine
