@@ -1,0 +1,50 @@
+#include "kernels/cpu.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+#include <cstdint>
+#endif
+
+namespace engine::kernels {
+
+#if defined(__x86_64__)
+
+namespace {
+
+bool bit(uint32_t word, int index) { return (word >> index & 1u) != 0; }
+
+uint64_t enabled_state() {
+  uint32_t low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return static_cast<uint64_t>(high) << 32 | low;
+}
+
+}  // namespace
+
+// Bit numbers: Intel SDM volume 2, CPUID leaves 1 and 7; volume 1, 13.3 (XCR0).
+CpuFeatures detect_cpu() {
+  CpuFeatures features;
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0) return features;
+  const bool osxsave = bit(c, 27);
+  const bool fma = bit(c, 12);
+  const bool f16c = bit(c, 29);
+  if (!osxsave || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return features;
+  const uint64_t state = enabled_state();
+  constexpr uint64_t ymm = 0x6;    // SSE and AVX
+  constexpr uint64_t zmm = 0xe6;   // and opmask, ZMM_Hi256, Hi16_ZMM
+  features.avx2 = (state & ymm) == ymm && bit(b, 5) && fma && f16c;
+  const bool f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31), cd = bit(b, 28);
+  features.avx512 = features.avx2 && (state & zmm) == zmm && f && dq && bw && vl && cd;
+  features.avx512_vnni = features.avx512 && bit(c, 11);
+  return features;
+}
+
+#else
+
+CpuFeatures detect_cpu() { return {}; }
+
+#endif
+
+}  // namespace engine::kernels

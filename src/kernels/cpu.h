@@ -1,0 +1,16 @@
+// What this CPU and operating system can execute.
+#pragma once
+
+namespace engine::kernels {
+
+/// Groups of instructions that a level may need. All false on other processor families.
+struct CpuFeatures {
+  bool avx2 = false;         // AVX2, FMA and F16C, with the ymm state saved by the operating system
+  bool avx512 = false;       // AVX-512 F, BW, DQ, VL, with the zmm and mask state saved; implies avx2
+  bool avx512_vnni = false;  // implies avx512
+};
+
+/// Asks cpuid and XGETBV. XGETBV matters: hypervisors and kernels may switch off state that cpuid still lists.
+CpuFeatures detect_cpu();
+
+}  // namespace engine::kernels

@@ -1,0 +1,53 @@
+// One ISA level's kernels. Meson compiles this file once a level, with that level's flags and
+//   ENGINE_KERNEL_TABLE  the one symbol it exports
+//   ENGINE_KERNEL_LEVEL  the level's name
+// Everything else has internal linkage and nothing may run before main: code compiled for AVX-512 must never be reached,
+// not even through a merged inline function, on a CPU that lacks it. tests/gates/one_symbol.py checks the objects.
+#include <cstddef>
+#include <cstdint>
+#include <xsimd/xsimd.hpp>
+
+#include "kernels/kernels.h"
+
+namespace engine::kernels {
+namespace {
+
+#include "kernels/simd.inl"
+//
+#include "kernels/matmul.inl"
+//
+#include "kernels/elementwise.inl"
+//
+#include "kernels/attention.inl"
+
+}  // namespace
+
+extern const Table ENGINE_KERNEL_TABLE;
+const Table ENGINE_KERNEL_TABLE = {
+    .name = ENGINE_KERNEL_LEVEL,
+    .matmul = {matmul<F32>, matmul<Bf16>, matmul<F16>},
+    .row_grain = {tile_rows, tile_rows, tile_rows},
+    .scratch_bytes = scratch_bytes,
+    .get_row = get_row,
+    .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
+    .rope = rope,
+    .rope_interleaved = rope_interleaved,
+    .gated_activation = gated_activation,
+    .add = add,
+    .add_scaled = add_scaled,
+    .scale = scale,
+    .clamp = clamp,
+    .softcap = softcap,
+    .max = max_of,
+    .argmax = argmax,
+    .exp_sum = exp_sum,
+    .kv_bytes = kv_bytes,
+    .kv_store = kv_store,
+    .attend = attend,
+    .attention_scratch_bytes = attention_scratch_bytes,
+    .attention_merge = attention_merge,
+    .attention_finish = attention_finish,
+};
+
+}  // namespace engine::kernels

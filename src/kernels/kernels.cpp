@@ -1,0 +1,68 @@
+#include "kernels/kernels.h"
+
+#include <atomic>
+#include <cstring>
+
+#include "kernels/cpu.h"
+
+namespace engine::kernels {
+
+// One a level, each exported by its own compilation of isa.cpp.
+extern const Table generic_table;
+#if defined(__x86_64__)
+extern const Table avx2_table;
+extern const Table avx512_table;
+extern const Table avx512vnni_table;
+#endif
+
+namespace {
+
+std::atomic<const Table*> selected = nullptr;
+
+const Table* best_table() {
+  int n_levels = 0;
+  const Level* all = levels(&n_levels);
+  for (int i = n_levels - 1; i > 0; --i) {
+    if (all[i].usable) return all[i].table;
+  }
+  return all[0].table;
+}
+
+}  // namespace
+
+const Level* levels(int* n_levels) {
+  static const CpuFeatures cpu = detect_cpu();
+  static const Level all[] = {
+      {"generic", &generic_table, true},
+#if defined(__x86_64__)
+      {"avx2", &avx2_table, cpu.avx2},
+      {"avx512", &avx512_table, cpu.avx512},
+      {"avx512vnni", &avx512vnni_table, cpu.avx512_vnni},
+#endif
+  };
+  *n_levels = static_cast<int>(sizeof all / sizeof all[0]);
+  return all;
+}
+
+const Table& table() {
+  const Table* current = selected.load(std::memory_order_acquire);
+  if (current == nullptr) {
+    current = best_table();
+    selected.store(current, std::memory_order_release);
+  }
+  return *current;
+}
+
+bool select(const char* name) {
+  int n_levels = 0;
+  const Level* all = levels(&n_levels);
+  for (int i = 0; i < n_levels; ++i) {
+    if (all[i].usable && std::strcmp(all[i].name, name) == 0) {
+      selected.store(all[i].table, std::memory_order_release);
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace engine::kernels
