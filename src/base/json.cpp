@@ -4,7 +4,8 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <set>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -44,31 +45,120 @@ std::string place_of(std::string_view text, size_t byte) {
   return "line " + std::to_string(line) + ", column " + std::to_string(column);
 }
 
+/// Builds a value from the parser's events in linear time. The library's own builder looks every key up among all the earlier ones of
+/// an ordered object, which takes seconds for a large model's index and for ever for a hostile file.
+class Builder : public Json::json_sax_t {
+ public:
+  explicit Builder(bool unique_keys) : unique_keys_(unique_keys) {}
+
+  bool null() override { return add(nullptr); }
+  bool boolean(bool value) override { return add(value); }
+  bool number_integer(number_integer_t value) override { return add(value); }
+  bool number_unsigned(number_unsigned_t value) override { return add(value); }
+  bool number_float(number_float_t value, const string_t&) override { return add(value); }
+  bool string(string_t& value) override { return add(std::move(value)); }
+  bool binary(binary_t&) override { return false; }
+
+  bool start_object(size_t) override { return open(Json::value_t::object); }
+  bool end_object() override { return close(); }
+  bool start_array(size_t) override { return open(Json::value_t::array); }
+  bool end_array() override { return close(); }
+
+  bool key(string_t& name) override {
+    Open& top = open_.back();
+    Json::object_t::Container& members = *top.value->get_ptr<Json::object_t*>();
+    size_t at = members.size();
+    if (members.size() < few_members) {
+      for (size_t i = 0; i < members.size() && at == members.size(); ++i) {
+        if (members[i].first == name) at = i;
+      }
+    } else {
+      if (top.places.empty()) {
+        for (size_t i = 0; i < members.size(); ++i) top.places.emplace(members[i].first, i);
+      }
+      at = top.places.emplace(name, members.size()).first->second;
+    }
+    if (at == members.size()) {
+      members.emplace_back(std::move(name), Json());
+    } else if (unique_keys_) {
+      error = "key '" + name + "' stands twice";
+      return false;
+    }
+    top.slot = &members[at].second;
+    return true;
+  }
+
+  bool parse_error(size_t byte, const std::string&, const Json::exception& e) override {
+    is_syntax_error = dynamic_cast<const Json::parse_error*>(&e) != nullptr;
+    error_byte = byte;
+    error = e.what();
+    return false;
+  }
+
+  Json result;
+  std::string error;
+  bool is_syntax_error = false;
+  size_t error_byte = 0;
+
+ private:
+  static constexpr size_t few_members = 16;  // below, looking through them is faster than a table
+  static constexpr size_t max_values = 16'000'000;  // far above any tokenizer.json; some 16 to 70 bytes each
+
+  struct Open {
+    Json* value;
+    Json* slot;                                      // of an object: where the value of the last key goes
+    std::unordered_map<std::string, size_t> places;  // of an object with many members: where each key stands
+  };
+
+  template <class T>
+  bool add(T&& value) {
+    return place(Json(std::forward<T>(value))) != nullptr;
+  }
+
+  /// Where the value now stands; null if there are too many.
+  Json* place(Json&& value) {
+    if (++n_values_ > max_values) {
+      error = "expected at most " + std::to_string(max_values) + " values, got more";
+      return nullptr;
+    }
+    if (open_.empty()) return &(result = std::move(value));
+    Open& top = open_.back();
+    if (top.value->is_array()) {
+      auto& items = *top.value->get_ptr<Json::array_t*>();
+      items.push_back(std::move(value));
+      return &items.back();
+    }
+    return &(*top.slot = std::move(value));
+  }
+
+  bool open(Json::value_t type) {
+    Json* value = place(Json(type));
+    if (value != nullptr) open_.push_back({value, nullptr, {}});
+    return value != nullptr;
+  }
+
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  bool unique_keys_;
+  std::vector<Open> open_;
+  size_t n_values_ = 0;
+};
+
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view where, bool unique_keys) {
   if (too_deep(text)) {
     throw Error(std::string(where) + ": JSON: expected nesting of at most " + std::to_string(max_json_depth) + ", got more");
   }
-  std::vector<std::set<std::string>> open_objects;
-  std::string duplicate;
-  const auto watch = [&](int, Json::parse_event_t event, Json& parsed) {
-    if (event == Json::parse_event_t::object_start) open_objects.emplace_back();
-    if (event == Json::parse_event_t::object_end) open_objects.pop_back();
-    if (event == Json::parse_event_t::key && !open_objects.back().insert(parsed.get<std::string>()).second) {
-      duplicate = parsed.get<std::string>();
-    }
-    return true;
-  };
-  try {
-    Json value = unique_keys ? Json::parse(text, watch) : Json::parse(text);
-    if (!duplicate.empty()) throw Error(std::string(where) + ": JSON: key '" + duplicate + "' stands twice");
-    return value;
-  } catch (const Json::parse_error& e) {
-    throw Error(std::string(where) + ": expected JSON, got something else at " + place_of(text, e.byte));
-  } catch (const Json::exception& e) {
-    throw Error(std::string(where) + ": JSON: " + e.what());
+  Builder builder(unique_keys);
+  if (Json::sax_parse(text, &builder)) return std::move(builder.result);
+  if (builder.is_syntax_error) {
+    throw Error(std::string(where) + ": expected JSON, got something else at " + place_of(text, builder.error_byte));
   }
+  throw Error(std::string(where) + ": JSON: " + builder.error);
 }
 
 std::string read_text_file(const std::string& path, size_t max_bytes) {

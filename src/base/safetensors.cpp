@@ -19,12 +19,12 @@ constexpr size_t max_rank = 16;
 
 /// n_bytes of a shape, checked for overflow; false if it does not fit or is not a whole number of bytes.
 bool checked_bytes(const Shape& shape, DType dtype, uint64_t* n_bytes) {
-  uint64_t n = 1;
+  int64_t n = 1;  // signed, as TensorView::n_elements multiplies: no step may overflow, not even on the way to a zero
   for (int64_t d : shape) {
-    if (__builtin_mul_overflow(n, static_cast<uint64_t>(d), &n)) return false;
+    if (__builtin_mul_overflow(n, d, &n)) return false;
   }
-  if (n > static_cast<uint64_t>(INT64_MAX) / 64) return false;
-  const uint64_t bits = n * static_cast<uint64_t>(dtype_bits(dtype));
+  if (n > INT64_MAX / 64) return false;
+  const uint64_t bits = static_cast<uint64_t>(n) * static_cast<uint64_t>(dtype_bits(dtype));
   *n_bytes = bits / 8;
   return bits % 8 == 0;
 }
@@ -45,7 +45,7 @@ struct Entry {
 
 Entry read_entry(const std::string& path, const std::string& name, const Json& info, uint64_t data_bytes, TensorView* view) {
   const std::string where = path + ": tensor '" + name + "'";
-  if (!info.is_object() || info.size() != 3 || !info.contains("dtype") || !info.contains("shape") ||
+  if (!info.is_object() || !info.contains("dtype") || !info.contains("shape") ||
       !info.contains("data_offsets")) {
     throw Error(where + ": expected an object of dtype, shape and data_offsets");
   }
