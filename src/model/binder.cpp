@@ -10,40 +10,21 @@ namespace {
 
 using kernels::Format;
 
-/// The format in which a tensor of this type is used in place; count: it must be converted.
-Format format_in_place(DType dtype) {
-  switch (dtype) {
-    case DType::f32: return Format::f32;
-    case DType::bf16: return Format::bf16;
-    case DType::f16: return Format::f16;
-    default: return Format::count;
-  }
-}
-
-Format wanted_format(WeightDType dtype, DType stored) {
+Format wanted_format(WeightDType dtype, const MatrixSource& source) {
   switch (dtype) {
     case WeightDType::f32: return Format::f32;
     case WeightDType::bf16: return Format::bf16;
     case WeightDType::f16: return Format::f16;
     case WeightDType::automatic: break;
   }
-  const Format in_place = format_in_place(stored);
-  return in_place == Format::count ? Format::f32 : in_place;
+  return source.natural_format();
 }
 
-bool is_float(DType dtype) { return dtype == DType::f64 || format_in_place(dtype) != Format::count; }
+bool is_float(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f64;
+}
 
 int64_t element_bytes(Format format) { return format == Format::f32 ? 4 : 2; }
-
-/// Rows [first, first + n) of a matrix.
-TensorView slice_rows(const TensorView& t, int64_t first, int64_t n) {
-  TensorView out = t;
-  const size_t row_bytes = t.n_bytes / static_cast<size_t>(t.shape[0]);
-  out.shape[0] = n;
-  out.data = t.data + first * row_bytes;
-  out.n_bytes = n * row_bytes;
-  return out;
-}
 
 }  // namespace
 
@@ -51,52 +32,88 @@ Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& op
     : model_(model), checkpoint_(checkpoint), options_(options) {}
 
 std::byte* Binder::own(size_t n_bytes) {
-  model_.owned_.emplace_back(n_bytes, n_bytes >= (size_t{4} << 20));
+  constexpr size_t chunk = size_t{256} << 10;  // norms and biases share chunks: a mapping each would cost a page and a table entry
+  n_bytes = (n_bytes + 63) / 64 * 64;
   model_.owned_bytes_ += n_bytes;
-  return model_.owned_.back().data();
+  if (n_bytes > chunk / 4) {
+    model_.owned_.emplace_back(n_bytes, true);
+    return model_.owned_.back().data();
+  }
+  if (chunk_left_ < n_bytes) {
+    model_.owned_.emplace_back(chunk);
+    chunk_next_ = model_.owned_.back().data();
+    chunk_left_ = chunk;
+  }
+  chunk_left_ -= n_bytes;
+  return std::exchange(chunk_next_, chunk_next_ + n_bytes);
 }
 
-const TensorView* Binder::expect(const std::string& name, const Shape& shape) {
+const TensorView* Binder::expect(const std::string& name, const Shape& shape, DType dtype) {
   const TensorView* t = checkpoint_.find(name);
   if (t == nullptr) {
     problems_.push_back(name + " is missing");
   } else if (t->shape != shape) {
     problems_.push_back(name + " expected " + shape_string(shape) + ", got " + shape_string(t->shape));
-  } else if (!is_float(t->dtype)) {
-    problems_.push_back(name + " expected F32, BF16 or F16, got " + std::string(dtype_name(t->dtype)));
+  } else if (t->dtype != dtype) {
+    problems_.push_back(name + " expected " + std::string(dtype_name(dtype)) + ", got " + std::string(dtype_name(t->dtype)));
   } else {
     return t;
   }
   return nullptr;
 }
 
-void Binder::matrix(kernels::Matrix& out, const std::string& name, int64_t n_rows, int64_t n_cols, Rows rows) {
-  const TensorView* t = expect(name, {rows.total > 0 ? rows.total : n_rows, n_cols});
-  if (t == nullptr) return;
-  const TensorView part = slice_rows(*t, rows.first, n_rows);
-  const Format format = wanted_format(options_.dtype, t->dtype);
-  out = {part.data, n_rows, n_cols, format};
-  model_.n_parameters_ += static_cast<uint64_t>(n_rows * n_cols);
-  if (format == format_in_place(t->dtype)) {
-    model_.mapped_bytes_ += part.n_bytes;
-  } else {
-    conversions_.push_back({&out, part, name});
-    converted_bytes_ += part.n_bytes;
+const TensorView* Binder::expect(const std::string& name, const Shape& shape) {
+  const TensorView* t = checkpoint_.find(name);
+  if (t != nullptr && t->shape == shape && !is_float(t->dtype)) {
+    problems_.push_back(name + " expected F32, BF16 or F16, got " + std::string(dtype_name(t->dtype)));
+    return nullptr;
   }
+  return expect(name, shape, t != nullptr ? t->dtype : DType::f32);
 }
 
-void Binder::linear(Linear& out, const std::string& prefix, int64_t n_out, int64_t n_in, bool bias, Rows rows) {
+void Binder::matrix(kernels::Matrix& out, const std::string& name, int64_t n_rows, int64_t n_cols, const Rows& rows) {
+  const TensorView* t = expect(name, rows.stored.empty() ? Shape{n_rows, n_cols} : rows.stored);
+  if (t != nullptr) matrix(out, stored_rows(*t, rows.first, n_rows, rows.step), n_rows, n_cols);
+}
+
+void Binder::matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols) {
+  if (source == nullptr) return;
+  const Format format = wanted_format(options_.dtype, *source);
+  const void* in_place = format == source->natural_format() ? source->in_place() : nullptr;
+  out = {in_place, n_rows, n_cols, format};
+  model_.n_parameters_ += static_cast<uint64_t>(n_rows * n_cols);
+  if (in_place != nullptr) model_.mapped_bytes_ += source->n_bytes();
+  else conversions_.push_back({&out, std::move(source)});
+}
+
+void Binder::linear(Linear& out, const std::string& prefix, int64_t n_out, int64_t n_in, bool bias, const Rows& rows) {
   matrix(out.w, prefix + ".weight", n_out, n_in, rows);
-  if (bias) out.bias = vector(prefix + ".bias", n_out, 0, rows);
+  if (!bias) return;
+  Rows bias_rows = rows;
+  if (!rows.stored.empty()) bias_rows.stored.pop_back();
+  out.bias = vector(prefix + ".bias", n_out, 0, bias_rows);
 }
 
-const float* Binder::vector(const std::string& name, int64_t n, float add, Rows rows) {
-  const TensorView* t = expect(name, {rows.total > 0 ? rows.total : n});
+const float* Binder::vector(const std::string& name, int64_t n, float add, const Rows& rows) {
+  const TensorView* t = expect(name, rows.stored.empty() ? Shape{n} : rows.stored);
   if (t == nullptr) return nullptr;
   float* out = reinterpret_cast<float*>(own(static_cast<size_t>(n) * sizeof(float)));
-  to_float(slice_rows(*t, rows.first, n), out);
+  TensorView flat = *t;
+  flat.shape = {t->n_elements(), 1};
+  const auto source = stored_rows(flat, rows.first, n, rows.step);
+  for (int64_t i = 0; i < n; ++i) source->read_row(i, out + i);
   if (add != 0) std::for_each(out, out + n, [add](float& v) { v += add; });
   model_.n_parameters_ += static_cast<uint64_t>(n);
+  return out;
+}
+
+const float* Binder::joined_vectors(const std::string& first, const std::string& last, int n_vectors, int64_t n) {
+  float* out = reinterpret_cast<float*>(own(static_cast<size_t>(n_vectors * n) * sizeof(float)));
+  for (int i = 0; i < n_vectors; ++i) {
+    const TensorView* t = expect(first + std::to_string(i) + last, {n});
+    if (t != nullptr) to_float(*t, out + i * n);
+  }
+  model_.n_parameters_ += static_cast<uint64_t>(n_vectors * n);
   return out;
 }
 
@@ -105,15 +122,16 @@ void Binder::norm(NormWeights& out, const std::string& prefix, int64_t n, bool b
   if (bias) out.bias = vector(prefix + ".bias", n);
 }
 
-/// Widens row by row and narrows to `format`, rows spread over the team.
-void Binder::convert(const Conversion& job, Format format, uint64_t total_bytes) {
+/// Widens row by row and narrows to the wanted format, rows spread over the team.
+void Binder::convert(const Conversion& job) {
+  const Format format = job.out->format;
   const int64_t n_rows = job.out->n_rows, n_cols = job.out->n_cols;
   std::byte* out = own(static_cast<size_t>(n_rows * n_cols * element_bytes(format)));
   const auto rows = [&](int64_t begin, int64_t end) {
     std::vector<float> wide(static_cast<size_t>(n_cols));
     for (int64_t r = begin; r < end; ++r) {
       float* target = format == Format::f32 ? reinterpret_cast<float*>(out) + r * n_cols : wide.data();
-      to_float(slice_rows(job.rows, r, 1), target);
+      job.source->read_row(r, target);
       if (format == Format::f32) continue;
       uint16_t* narrow = reinterpret_cast<uint16_t*>(out) + r * n_cols;
       for (int64_t c = 0; c < n_cols; ++c) {
@@ -126,9 +144,7 @@ void Binder::convert(const Conversion& job, Format format, uint64_t total_bytes)
   } else {
     rows(0, n_rows);
   }
-  *job.out = {out, n_rows, n_cols, format};
-  converted_bytes_ += job.rows.n_bytes;
-  if (options_.progress) options_.progress(converted_bytes_, total_bytes);
+  job.out->data = out;
 }
 
 void Binder::finish() {
@@ -140,8 +156,14 @@ void Binder::finish() {
     throw Error(model_.directory_ + ": " + std::to_string(problems_.size()) + " tensors do not fit " +
                 model_.spec_.architecture + ": " + list);
   }
-  const uint64_t total = std::exchange(converted_bytes_, 0);
-  for (const Conversion& job : conversions_) convert(job, wanted_format(options_.dtype, job.rows.dtype), total);
+  uint64_t total = 0, done = 0;
+  for (const Conversion& job : conversions_) total += job.source->n_bytes();
+  for (Conversion& job : conversions_) {
+    convert(job);
+    done += job.source->n_bytes();
+    job.source.reset();
+    if (options_.progress) options_.progress(done, total);
+  }
 }
 
 }  // namespace engine

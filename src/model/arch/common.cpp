@@ -90,22 +90,59 @@ void bind_llama_attention(Binder& b, int i, const LlamaNames& names) {
   }
 }
 
-void bind_llama(Binder& b, const LlamaNames& names) {
+void bind_llama_ends(Binder& b, const LlamaNames& names) {
   const ModelSpec& s = b.spec();
   b.matrix(b.weights().embedding, "model.embed_tokens.weight", s.vocab_size, s.d_model);
   if (!s.tied_embeddings) b.linear(b.weights().output, "lm_head", s.vocab_size, s.d_model);
-  b.norm(b.weights().final_norm, "model.norm", s.d_model);
+  b.norm(b.weights().final_norm, "model.norm", s.d_model, names.norm_bias);
+}
+
+void bind_llama_feed_forward(Binder& b, int i, const LlamaNames& names) {
+  const ModelSpec& s = b.spec();
+  LayerWeights& w = b.layer(i);
+  const std::string p = "model.layers." + std::to_string(i) + ".mlp.";
+  b.linear(w.w_gate, p + "gate_proj", s.d_ff, s.d_model, names.mlp_bias);
+  b.linear(w.w_up, p + "up_proj", s.d_ff, s.d_model, names.mlp_bias);
+  b.linear(w.w_down, p + "down_proj", s.d_model, s.d_ff, names.mlp_bias);
+}
+
+void bind_llama(Binder& b, const LlamaNames& names) {
+  const ModelSpec& s = b.spec();
+  bind_llama_ends(b, names);
   for (int i = 0; i < s.n_layers; ++i) {
     LayerWeights& w = b.layer(i);
     const std::string p = "model.layers." + std::to_string(i) + ".";
-    b.norm(w.attn_norm, p + "input_layernorm", s.d_model);
-    b.norm(w.ffn_norm, p + "post_attention_layernorm", s.d_model);
+    b.norm(w.attn_norm, p + "input_layernorm", s.d_model, names.norm_bias);
+    if (!s.parallel_block) b.norm(w.ffn_norm, p + "post_attention_layernorm", s.d_model, names.norm_bias);
     bind_llama_attention(b, i, names);
-    if (s.layers[i].moe) continue;  // the family binds its experts
-    b.linear(w.w_gate, p + "mlp.gate_proj", s.d_ff, s.d_model, names.mlp_bias);
-    b.linear(w.w_up, p + "mlp.up_proj", s.d_ff, s.d_model, names.mlp_bias);
-    b.linear(w.w_down, p + "mlp.down_proj", s.d_model, s.d_ff, names.mlp_bias);
+    if (!s.layers[i].moe) bind_llama_feed_forward(b, i, names);  // a family binds its own experts
   }
+}
+
+bool parse_layer_types(const ConfigReader& config, ModelSpec& spec, int window) {
+  if (!config.has("layer_types")) return false;
+  const Json& types = config.json().at("layer_types");
+  if (!types.is_array() || types.size() != static_cast<size_t>(spec.n_layers)) {
+    config.fail("layer_types", "a list of num_hidden_layers (" + std::to_string(spec.n_layers) + ") names");
+  }
+  for (int i = 0; i < spec.n_layers; ++i) {
+    if (types[i] == "sliding_attention") {
+      if (window <= 0) config.fail("sliding_window", "a whole number above 0, since layer_types has sliding layers");
+      spec.layers[i].window = window;
+    } else if (types[i] == "full_attention") {
+      spec.layers[i].window = 0;
+    } else {
+      config.fail("layer_types", "sliding_attention or full_attention in every place");
+    }
+  }
+  return true;
+}
+
+void parse_moe(const ConfigReader& config, ModelSpec& spec, const char* n_experts_key, const char* n_used_key, int64_t d_expert) {
+  spec.moe.n_experts = static_cast<int>(config.integer(n_experts_key, 1, 65536));
+  spec.moe.n_used = static_cast<int>(config.integer(n_used_key, 1, spec.moe.n_experts));
+  spec.moe.d_expert = static_cast<int>(d_expert);
+  for (LayerSpec& layer : spec.layers) layer.moe = true;
 }
 
 }  // namespace engine

@@ -67,11 +67,22 @@ kernels::Activation parse_activation(const ConfigReader& config, std::string_vie
 /// modeling_rope_utils.py. Any other type is refused.
 RopeSpec parse_rope(const ConfigReader& config, int n_rot, int64_t max_positions, double default_theta = 10000.0);
 
+/// Rotated channels of a head: partial_rotary_factor (of the config or its rope_parameters) times d_head, an even number.
+int parse_rotary_width(const ConfigReader& config, int d_head, double default_factor);
+
+/// Sliding windows by layer_types ("sliding_attention", "full_attention") where the config has it; true if it did.
+bool parse_layer_types(const ConfigReader& config, ModelSpec& spec, int window);
+
+/// Checks and sets n_used <= n_experts etc. from the given keys.
+void parse_moe(const ConfigReader& config, ModelSpec& spec, const char* n_experts_key, const char* n_used_key, int64_t d_expert);
+
 /// Binds the tensor names of Llama (model.layers.N.self_attn.q_proj, ...), with biases where the flags say.
 struct LlamaNames {
-  bool qkv_bias = false, o_bias = false, mlp_bias = false;
+  bool qkv_bias = false, o_bias = false, mlp_bias = false, norm_bias = false;
 };
 void bind_llama(Binder& binder, const LlamaNames& names);
+void bind_llama_ends(Binder& binder, const LlamaNames& names);  // embedding, output, final norm
+void bind_llama_feed_forward(Binder& binder, int layer, const LlamaNames& names);
 void bind_llama_attention(Binder& binder, int layer, const LlamaNames& names);
 
 }  // namespace engine

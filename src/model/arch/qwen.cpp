@@ -10,6 +10,7 @@ namespace {
 void parse_windows(const ConfigReader& config, ModelSpec& spec) {
   if (!config.boolean_or("use_sliding_window", false)) return;
   const int window = static_cast<int>(config.integer_or("sliding_window", 4096, 1, 1 << 30));
+  if (parse_layer_types(config, spec, window)) return;
   const int64_t first = config.integer_or("max_window_layers", 28, 0, 1 << 20);
   for (int64_t i = first; i < spec.n_layers; ++i) spec.layers[i].window = window;
 }

@@ -87,6 +87,14 @@ void scale_longrope(const ConfigReader& config, const ConfigReader& s, int64_t m
 
 }  // namespace
 
+int parse_rotary_width(const ConfigReader& config, int d_head, double default_factor) {
+  double factor = config.positive_or("partial_rotary_factor", default_factor);
+  if (config.has("rope_parameters")) factor = config.object("rope_parameters").positive_or("partial_rotary_factor", factor);
+  const int n_rot = factor <= 1 ? static_cast<int>(d_head * factor) : 0;
+  if (n_rot < 2 || n_rot % 2 != 0) config.fail("partial_rotary_factor", "a share of head_dim that gives an even number");
+  return n_rot;
+}
+
 RopeSpec parse_rope(const ConfigReader& config, int n_rot, int64_t max_positions, double default_theta) {
   // Transformers 5 writes rope_parameters, which holds rope_theta too; earlier versions rope_scaling beside rope_theta.
   const char* key = config.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
