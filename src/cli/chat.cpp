@@ -1,0 +1,263 @@
+// `engine chat`: the conversation, on a terminal or line by line.
+#include <errno.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <optional>
+
+#include "cli/answer.h"
+#include "cli/chat_commands.h"
+#include "cli/chat_session.h"
+#include "cli/commands.h"
+#include "cli/line_editor.h"
+#include "cli/load.h"
+#include "cli/markdown.h"
+
+namespace engine::cli {
+namespace {
+
+// Lines of stdin when it is no terminal.
+class LineReader {
+ public:
+  /// False at the end of the input.
+  bool next(std::string* line) {
+    size_t end;
+    while ((end = buffer_.find('\n', scanned_)) == std::string::npos) {
+      scanned_ = buffer_.size();
+      if (buffer_.size() > max_line_bytes) throw Error("stdin: a line is longer than " + std::to_string(max_line_bytes) + " bytes");
+      if (!fill()) {
+        if (buffer_.empty()) return false;
+        buffer_ += '\n';  // a last line without an end
+      }
+    }
+    line->assign(buffer_, 0, end);
+    if (!line->empty() && line->back() == '\r') line->pop_back();
+    buffer_.erase(0, end + 1);
+    scanned_ = 0;
+    return true;
+  }
+
+ private:
+  static constexpr size_t max_line_bytes = size_t{16} << 20;
+  bool fill() {
+    char chunk[4096];
+    for (;;) {
+      const ssize_t n = ::read(STDIN_FILENO, chunk, sizeof chunk);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && errno != EIO) throw Error(std::string("stdin: cannot read: ") + std::strerror(errno));
+      if (n <= 0) return false;
+      buffer_.append(chunk, static_cast<size_t>(n));
+      return true;
+    }
+  }
+  std::string buffer_;
+  size_t scanned_ = 0;
+};
+
+class Chat {
+ public:
+  Chat(ChatSession& session, const Options& options)
+      : session_(session),
+        options_(options),
+        interactive_(terminal().interactive()),
+        history_(interactive_ ? default_history_path() : std::string()) {
+    if (interactive_) editor_.emplace(history_, chat_command_names());
+  }
+
+  int run() { return interactive_ ? run_on_terminal() : run_on_lines(); }
+
+ private:
+  enum class Turn { done, interrupted, offer_more };
+
+  int run_on_terminal();
+  int run_on_lines();
+  /// False: leave the chat.
+  bool handle(const std::string& line);
+  /// `before`: the conversation to go back to if nothing is said.
+  void answer_and_offer(const Json& before);
+  Turn answer(bool go_on);
+  void finish_answer(const GenerationResult& result, bool go_on);
+  void welcome();
+  void notice(std::string_view text) { interactive_ ? write_stdout(printable(text)) : write_stderr(printable(text)); }
+  void remark(std::string_view text, std::string_view sgr) {
+    if (options_.quiet) return;
+    write_stderr(styled(printable(text), sgr, terminal().colour_stderr) + "\n");
+  }
+  ChatSession& session_;
+  const Options& options_;
+  bool interactive_, multiline_ = false;
+  bool interrupted_ = false;             // the last thing that happened was Ctrl-C
+  std::optional<std::string> next_line_; // typed in place of an answer to a question
+  std::vector<int32_t> prompt_, answer_; // ids of the last answer, for going on with it
+  History history_;
+  std::optional<LineEditor> editor_;     // on a terminal
+};
+
+void Chat::welcome() {
+  if (options_.quiet) return;
+  const ModelSpec& spec = session_.engine().model().spec();
+  notice(session_.model_name() + ": " + spec.architecture + ", context " + std::to_string(session_.context()) +
+         ". !help lists the commands, Ctrl-D leaves.\n");
+  if (!history_.problem().empty()) remark("history is not kept: " + history_.problem(), style::yellow);
+}
+
+int Chat::run_on_terminal() {
+  welcome();
+  for (;;) {
+    std::string line;
+    if (next_line_) {
+      line = std::move(*next_line_);
+      next_line_.reset();
+    } else {
+      const LineEditor::Result typed = editor_->read_message(multiline_);
+      if (typed.status == LineEditor::Status::end) return exit_done;
+      if (typed.status == LineEditor::Status::interrupted) {
+        if (interrupted_) return exit_interrupted;
+        interrupted_ = true;
+        notice("Ctrl-C again, or Ctrl-D, leaves.\n");
+        continue;
+      }
+      line = typed.text;
+    }
+    interrupted_ = false;
+    if (!handle(line)) return exit_done;
+  }
+}
+
+int Chat::run_on_lines() {
+  LineReader reader;
+  std::string line;
+  const bool ask = terminal().stdin_tty && terminal().stderr_tty && !options_.quiet;
+  for (;;) {
+    if (ask) write_stderr("> ");
+    if (!reader.next(&line)) return exit_done;
+    if (!handle(line)) return exit_done;
+    if (interrupted_) return exit_interrupted;
+  }
+}
+
+bool Chat::handle(const std::string& line) {
+  if (line.find_first_not_of(" \t\n") == std::string::npos) return true;
+  const Json before = session_.messages();
+  try {
+    if (!is_chat_command(line)) {
+      const bool escaped = line.size() > 1 && line[0] == ' ' && is_chat_command(std::string_view(line).substr(1));
+      session_.add_user(escaped ? std::string_view(line).substr(1) : std::string_view(line));
+      answer_and_offer(before);
+      return true;
+    }
+    const CommandOutcome outcome = run_chat_command(session_, line);
+    if (outcome.clear_screen && interactive_) write_stdout("\x1b[H\x1b[2J");
+    notice(outcome.show);
+    if (outcome.toggle_multiline) {
+      multiline_ = !multiline_;
+      notice(multiline_ ? "Multi-line input is on: an empty line sends.\n" : "Multi-line input is off.\n");
+    }
+    if (outcome.kind == CommandOutcome::answer) answer_and_offer(before);
+    return outcome.kind != CommandOutcome::leave;
+  } catch (const Error& error) {
+    if (error.message.starts_with("stdout:")) throw;  // nobody reads on
+    session_.restore(before);
+    print_error(error);
+    return true;
+  }
+}
+
+void Chat::answer_and_offer(const Json& before) {
+  Turn turn = answer(false);
+  if (turn == Turn::interrupted && !session_.ends_with_assistant()) {
+    session_.restore(before);
+    remark("stopped before the first word; the message is taken back", style::yellow);
+  }
+  while (turn == Turn::offer_more) {
+    const LineEditor::Result reply = editor_->read_reply("cut at max_new_tokens; go on? [y/N] ");
+    if (reply.status != LineEditor::Status::line) {
+      interrupted_ = reply.status == LineEditor::Status::interrupted;
+      return;
+    }
+    if (reply.text == "y" || reply.text == "Y" || reply.text == "yes") {
+      turn = answer(true);
+      continue;
+    }
+    if (!reply.text.empty() && reply.text != "n" && reply.text != "N" && reply.text != "no") next_line_ = reply.text;
+    return;
+  }
+}
+
+// One answer, or more of the last one.
+Chat::Turn Chat::answer(bool go_on) {
+  MarkdownStream markdown(terminal().colour_stdout);
+  const bool to_terminal = terminal().stdout_tty;
+  bool ends_with_newline = false, said = false;
+  const auto show = [&](std::string_view text) {
+    if (text.empty()) return;
+    said = true;
+    ends_with_newline = text.back() == '\n';
+    write_stdout(to_terminal ? markdown.push(text) : std::string(text));
+  };
+  if (!go_on) {
+    prompt_ = session_.encode(true);
+    answer_.clear();
+  }
+  std::vector<int32_t> prompt = prompt_;
+  prompt.insert(prompt.end(), answer_.begin(), answer_.end());
+  GenerationResult result;
+  try {
+    const InterruptGuard guard(false);
+    const QuietInput quiet_input;
+    result = generate_answer(session_.engine(), std::move(prompt), session_.config_for_answer(), guard, options_.quiet, show);
+  } catch (...) {
+    if (said) write_stdout(markdown.flush() + "\n");
+    throw;
+  }
+  if (to_terminal) write_stdout(markdown.flush());
+  if (!ends_with_newline || !interactive_) write_stdout("\n");
+  finish_answer(result, go_on);
+  interrupted_ = result.reason == FinishReason::cancelled;
+  if (interrupted_) return Turn::interrupted;
+  if (result.reason != FinishReason::length) return Turn::done;
+  const auto used = static_cast<int64_t>(prompt_.size() + answer_.size());
+  if (used >= session_.context()) {
+    remark("the context of " + std::to_string(session_.context()) + " tokens is full: !undo or !clear makes room", style::yellow);
+    return Turn::done;
+  }
+  if (interactive_) return Turn::offer_more;
+  remark("cut at max_new_tokens", style::yellow);
+  return Turn::done;
+}
+
+void Chat::finish_answer(const GenerationResult& result, bool go_on) {
+  answer_.insert(answer_.end(), result.tokens.begin(), result.tokens.end());
+  if (go_on) {
+    // Decoded anew as one: the cut may have gone through a character.
+    Detokenizer whole(session_.engine().tokenizer(), true);
+    whole.prime(prompt_);
+    std::string text;
+    for (const int32_t id : answer_) text += whole.push(id);
+    session_.replace_assistant(text + whole.flush());
+  } else if (result.reason != FinishReason::cancelled || !result.text.empty()) {
+    session_.add_assistant(result.text);
+  }
+  remark(closing_line(result.stats), style::dim);
+}
+
+}  // namespace
+
+int run_chat(const Options& options) {
+  const std::string directory = resolve_model(options.model, options.revision);
+  const std::unique_ptr<Engine> engine = load_engine(options);
+  engine->tokenizer();  // says so if there is none
+  if (engine->chat_template() == nullptr) {
+    throw Error(options.model + ": has no chat template; it may be a base model, trained to continue text and not to chat",
+                "--chat-template FILE|NAME gives it one (chatml, llama3, mistral, gemma, zephyr, raw); `engine generate --raw` continues text");
+  }
+  ChatSession session(*engine, model_name(options.model, directory), make_config(*engine, options), options.allow_special);
+  if (!options.load.empty()) {
+    session.load(options.load);
+    for (const Setting& setting : options.settings) session.set_value(setting.key, setting.value);
+  }
+  if (options.system_prompt) session.set_system_prompt(*options.system_prompt);
+  return Chat(session, options).run();
+}
+
+}  // namespace engine::cli

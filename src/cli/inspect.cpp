@@ -1,0 +1,134 @@
+// `engine inspect`: what a model is, and the memory it needs.
+#include <cinttypes>
+#include <cstdio>
+#include <map>
+
+#include "cli/commands.h"
+#include "cli/load.h"
+#include "cli/plan.h"
+#include "cli/terminal.h"
+
+namespace engine::cli {
+namespace {
+
+// "1.24 B", "260.0 K"
+std::string count_text(uint64_t n) {
+  static constexpr const char* units[] = {"", " K", " M", " B", " T"};
+  double value = static_cast<double>(n);
+  size_t unit = 0;
+  while (value >= 1000 && unit + 1 < std::size(units)) value /= 1000, unit++;
+  char text[32];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f%s" : "%.2f%s", value, units[unit]);
+  return text;
+}
+
+// The template's origin, or why there is none.
+struct TemplateInfo {
+  std::string origin;  // empty: none
+  bool system_role = false;
+};
+
+TemplateInfo template_info(const std::string& directory) {
+  const std::optional<ChatTemplate> found = ChatTemplate::from_directory(directory);
+  if (!found) return {};
+  return {found->origin(), found->supports_system_role()};
+}
+
+// Bytes by element type, largest first in text: "BF16 988 MiB, F32 20.5 KiB".
+std::map<std::string, uint64_t> bytes_by_dtype(const std::vector<TensorInfo>& tensors) {
+  std::map<std::string, uint64_t> sums;
+  for (const TensorInfo& tensor : tensors) sums[tensor.dtype] += tensor.n_bytes;
+  return sums;
+}
+
+Json json_report(const Model& model, const std::vector<TensorInfo>& tensors, const TemplateInfo& chat, const MemoryPlan& plan) {
+  const ModelSpec& spec = model.spec();
+  Json list = Json::array();
+  for (const TensorInfo& tensor : tensors) {
+    list.push_back({{"name", tensor.name}, {"shape", tensor.shape}, {"dtype", tensor.dtype}, {"bytes", tensor.n_bytes}});
+  }
+  Json by_dtype = Json::object();
+  uint64_t bytes = 0;
+  for (const auto& [dtype, n] : bytes_by_dtype(tensors)) by_dtype[dtype] = n, bytes += n;
+  Json report = {{"path", model.directory()},
+                 {"architecture", spec.architecture},
+                 {"model_type", spec.model_type},
+                 {"parameters", model.n_parameters()},
+                 {"active_parameters", model.n_active_parameters()},
+                 {"n_tensors", tensors.size()},
+                 {"bytes", bytes},
+                 {"bytes_by_dtype", by_dtype},
+                 {"dtype", spec.torch_dtype.empty() ? Json() : Json(spec.torch_dtype)},
+                 {"context", spec.max_positions},
+                 {"n_layers", spec.n_layers},
+                 {"d_model", spec.d_model},
+                 {"n_heads", spec.n_heads},
+                 {"n_kv_heads", spec.n_kv_heads},
+                 {"d_head", spec.d_head},
+                 {"d_ff", spec.d_ff},
+                 {"vocab_size", spec.vocab_size},
+                 {"tied_embeddings", spec.tied_embeddings}};
+  report["chat_template"] = chat.origin.empty() ? Json() : Json(chat.origin);
+  if (!chat.origin.empty()) report["template_system_role"] = chat.system_role;
+  report["plan"] = {{"ctx", plan.ctx},
+                    {"weights_bytes", plan.weight_bytes},
+                    {"kv_bytes", plan.kv_bytes},
+                    {"kv_bytes_per_position", plan.kv_bytes_per_position},
+                    {"scratch_bytes", plan.scratch_bytes},
+                    {"total_bytes", plan.total_bytes},
+                    {"available_bytes", plan.available_bytes},
+                    {"fits", plan.fits},
+                    {"largest_ctx", plan.largest_ctx}};
+  report["tensors"] = std::move(list);
+  return report;
+}
+
+std::string text_report(const Model& model, const std::vector<TensorInfo>& tensors, const TemplateInfo& chat, const MemoryPlan& plan,
+                        const Options& options) {
+  const ModelSpec& spec = model.spec();
+  std::string out;
+  const auto line = [&out](std::string_view name, const std::string& value) {
+    out += std::string(name) + std::string(14 - name.size(), ' ') + value + "\n";
+  };
+  const auto number = [](int64_t n) { return std::to_string(n); };
+  line("model", model.directory());
+  line("architecture", spec.architecture + " (" + spec.model_type + ")");
+  line("parameters", count_text(model.n_parameters()) + " (" + std::to_string(model.n_parameters()) + "), " +
+                         count_text(model.n_active_parameters()) + " active a token");
+  line("layers", number(spec.n_layers) + " of width " + number(spec.d_model) + ", " + number(spec.n_heads) + " heads of " +
+                     number(spec.d_head) + ", " + number(spec.n_kv_heads) + " for keys and values, feed-forward " + number(spec.d_ff));
+  line("vocabulary", number(spec.vocab_size) + (spec.tied_embeddings ? ", output tied to the embedding" : ""));
+  line("context", number(spec.max_positions) + " positions");
+  std::string types;
+  uint64_t bytes = 0;
+  for (const auto& [dtype, n] : bytes_by_dtype(tensors)) {
+    types += (types.empty() ? "" : ", ") + dtype + " " + bytes_text(n);
+    bytes += n;
+  }
+  line("tensors", std::to_string(tensors.size()) + ", " + bytes_text(bytes) + " (" + types + ")");
+  line("chat template", chat.origin.empty() ? "none" : chat.origin + (chat.system_role ? "" : ", without a system role"));
+  out += "\nmemory for a context of " + number(plan.ctx) + ":\n";
+  line("  weights", bytes_text(plan.weight_bytes));
+  line("  KV cache", bytes_text(plan.kv_bytes) + " (" + bytes_text(plan.kv_bytes_per_position) + " a position)");
+  line("  scratch", bytes_text(plan.scratch_bytes));
+  std::string verdict = plan.fits ? ": fits" : ": does not fit";
+  if (!plan.fits && plan.largest_ctx > 0) verdict += ", --ctx " + number(plan.largest_ctx) + " would";
+  line("  in all", bytes_text(plan.total_bytes) + " of " + bytes_text(plan.available_bytes) +
+                       (options.mem_bytes ? " (--mem)" : " available") + verdict);
+  return out;
+}
+
+}  // namespace
+
+int run_inspect(const Options& options) {
+  const std::string directory = resolve_model(options.model, options.revision);
+  const std::shared_ptr<const Model> model = Model::load(directory);
+  const TemplateInfo chat = template_info(directory);
+  const MemoryPlan plan = plan_memory(model, options);
+  const std::vector<TensorInfo> tensors = model->tensors();
+  write_stdout(options.json ? dump_json(json_report(*model, tensors, chat, plan)) + "\n"
+                            : printable(text_report(*model, tensors, chat, plan, options)));
+  return exit_done;
+}
+
+}  // namespace engine::cli

@@ -1,0 +1,96 @@
+#include "cli/load.h"
+
+#include <cstdlib>
+
+#include "cli/plan.h"
+#include "cli/progress.h"
+#include "cli/terminal.h"
+
+namespace engine::cli {
+namespace {
+
+WeightDType weight_dtype(const Options& options) {
+  switch (options.dtype) {
+    case DTypeChoice::float32: return WeightDType::f32;
+    case DTypeChoice::bfloat16: return WeightDType::bf16;
+    case DTypeChoice::float16: return WeightDType::f16;
+    case DTypeChoice::automatic: break;
+  }
+  return WeightDType::automatic;
+}
+
+void check_memory(const MemoryPlan& plan, uint64_t limit) {
+  if (plan.total_bytes <= limit) return;
+  const std::string sizes = "weights " + bytes_text(plan.weight_bytes) + ", KV cache " + bytes_text(plan.kv_bytes) + " for " +
+                            std::to_string(plan.ctx) + " positions, scratch " + bytes_text(plan.scratch_bytes);
+  throw Error("--mem: expected at least " + bytes_text(plan.total_bytes) + " (" + sizes + "), got " + bytes_text(limit),
+              plan.largest_ctx > 0 ? "--ctx " + std::to_string(plan.largest_ctx) + " would fit" : "the weights alone do not fit");
+}
+
+}  // namespace
+
+void select_isa(const Options& options) {
+  const char* variable = std::getenv("ENGINE_ISA");
+  const bool from_flag = !options.isa.empty();
+  const std::string name = from_flag ? options.isa : (variable != nullptr ? variable : "");
+  if (name.empty() || kernels::select(name.c_str())) return;
+  const std::string where = from_flag ? "--isa" : "ENGINE_ISA";
+  int n_levels = 0;
+  const kernels::Level* levels = kernels::levels(&n_levels);
+  std::string usable;
+  for (int i = 0; i < n_levels; i++) {
+    if (name == levels[i].name) throw Error(where + ": " + name + " cannot run on this machine", "`engine version` lists what can");
+    if (levels[i].usable) usable += (usable.empty() ? "" : ", ") + std::string(levels[i].name);
+  }
+  throw UsageError(where + ": expected one of " + usable + ", got '" + name + "'");
+}
+
+kernels::KvFormat kv_format(const Options& options) {
+  return options.kv_dtype == KvDTypeChoice::bfloat16 ? kernels::KvFormat::bf16 : kernels::KvFormat::f32;
+}
+
+std::shared_ptr<const Model> load_model(const std::string& directory, const Options& options, Team& team) {
+  Progress bar("loading", options.quiet);
+  LoadOptions load;
+  load.dtype = weight_dtype(options);
+  load.team = &team;
+  load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };
+  return Model::load(directory, load);
+}
+
+std::unique_ptr<Engine> load_engine(const Options& options) {
+  select_isa(options);
+  const std::string directory = resolve_model(options.model, options.revision);
+  EngineOptions wanted;
+  wanted.n_threads = options.n_threads;
+  wanted.load.dtype = weight_dtype(options);
+  wanted.scheduler.max_sequences = 1;
+  wanted.scheduler.context = options.ctx;
+  wanted.scheduler.kv_format = kv_format(options);
+  wanted.chat_template = options.chat_template;
+  if (options.mem_bytes) {
+    const MemoryPlan plan = plan_memory(Model::load(directory), options);
+    check_memory(plan, *options.mem_bytes);
+    wanted.scheduler.kv_budget_bytes = *options.mem_bytes - plan.weight_bytes - plan.scratch_bytes;
+  }
+  Progress bar("loading", options.quiet);
+  wanted.load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };
+  return std::make_unique<Engine>(directory, wanted);
+}
+
+GenerationConfig make_config(const Engine& engine, const Options& options) {
+  GenerationConfig config = engine.default_config();
+  bool length_given = config.max_new_tokens || config.max_length;
+  if (!options.generation_config.empty()) {
+    config.apply(read_json_file(options.generation_config), options.generation_config, false);
+    length_given = config.max_new_tokens || config.max_length;
+  }
+  for (const Setting& setting : options.settings) {
+    config.set(setting.key, setting.value);
+    length_given |= setting.key == "max_new_tokens" || setting.key == "max_length";
+  }
+  if (!length_given) config.max_new_tokens = 256;
+  return config;
+}
+
+}  // namespace engine::cli

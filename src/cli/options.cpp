@@ -1,0 +1,346 @@
+#include "cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
+
+#include "cli/commands.h"
+#include "cli/help.h"
+#include "runtime/generation_config.h"
+
+namespace engine::cli {
+namespace {
+
+enum CommandBit : uint32_t {
+  in_chat = 1, in_generate = 2, in_inspect = 4, in_perplexity = 8, in_tokenize = 16, in_detokenize = 32, in_template = 64,
+  in_logits = 128, in_version = 256
+};
+constexpr uint32_t generating = in_chat | in_generate;
+constexpr uint32_t computing = generating | in_perplexity | in_logits;
+constexpr uint32_t with_model = computing | in_inspect | in_tokenize | in_detokenize | in_template;
+
+constexpr char model_help[] = "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n";
+constexpr char model_settings_help[] =
+    "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n"
+    "key=value\tgeneration settings with Transformers' names: do_sample=False temperature=0.7 top_p=0.9 max_new_tokens=100 "
+    "stop_strings='[\"###\"]' ...\n";
+
+const std::vector<Command>& command_table() {
+  static const std::vector<Command> table = {
+      {"chat", in_chat, "talk with a model", "chat MODEL [options] [key=value ...]", model_settings_help, true, true, true, 0, run_chat},
+      {"generate", in_generate, "answer one prompt and end", "generate MODEL [-p TEXT | --messages FILE] [options] [key=value ...]",
+       model_settings_help, true, true, true, 0, run_generate},
+      {"inspect", in_inspect, "show what a model is and the memory it needs", "inspect MODEL [options]", model_help, true, true, false,
+       0, run_inspect},
+      {"perplexity", in_perplexity, "measure how well a model predicts a text", "perplexity MODEL FILE [options]",
+       "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\nFILE\ta UTF-8 text\n", true, true,
+       false, 1, run_perplexity},
+      {"tokenize", in_tokenize, "turn text into token ids", "tokenize MODEL [TEXT] [--jsonl]",
+       "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n"
+       "TEXT\twhat to encode; left out: all of stdin\n",
+       true, true, false, 1, run_tokenize},
+      {"detokenize", in_detokenize, "turn token ids into text", "detokenize MODEL [IDS...] [--jsonl]",
+       "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n"
+       "IDS\tnumbers; left out: read from stdin\n",
+       true, true, false, -1, run_detokenize},
+      {"template", in_template, "render chat templates",
+       "template render --jsonl\n       engine template render (MODEL | --template FILE) --context FILE",
+       "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n", true, false, false, 1, run_template},
+      {"logits", in_logits, "compute the logits of token ids", "logits MODEL --input F.safetensors --output G.safetensors", model_help, true,
+       true, false, 0, run_logits},
+      {"version", in_version, "version, compiler, instruction sets, threads", "version [--json]", "", false, false, false, 0, run_version},
+  };
+  return table;
+}
+
+// --- values ---------------------------------------------------------------------------------------------------------------
+
+[[noreturn]] void bad_value(const char* flag, const std::string& expected, const std::string& got) {
+  throw UsageError(std::string(flag) + ": expected " + expected + ", got '" + got + "'");
+}
+
+int64_t parse_count(const std::string& text, const char* flag, int64_t low, int64_t high) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value < low || value > high) {
+    bad_value(flag, "a whole number from " + std::to_string(low) + " to " + std::to_string(high), text);
+  }
+  return value;
+}
+
+template <class T>
+struct Named {
+  const char* name;
+  T value;
+};
+
+template <class T, size_t N>
+T parse_name(const std::string& text, const char* flag, const Named<T> (&known)[N]) {
+  std::string list;
+  for (const Named<T>& row : known) {
+    if (text == row.name) return row.value;
+    list += std::string(list.empty() ? "" : ", ") + row.name;
+  }
+  bad_value(flag, "one of " + list, text);
+}
+
+constexpr Named<DTypeChoice> dtype_names[] = {{"auto", DTypeChoice::automatic},
+                                              {"float32", DTypeChoice::float32},
+                                              {"bfloat16", DTypeChoice::bfloat16},
+                                              {"float16", DTypeChoice::float16}};
+constexpr Named<KvDTypeChoice> kv_dtype_names[] = {{"float32", KvDTypeChoice::float32}, {"bfloat16", KvDTypeChoice::bfloat16}};
+
+// --- the table of options ---------------------------------------------------------------------------------------------------
+
+using Apply = void (*)(Options&, const std::string& value);
+
+template <auto Member>
+void set_text(Options& options, const std::string& value) {
+  options.*Member = value;
+}
+template <auto Member>
+void set_flag(Options& options, const std::string&) {
+  options.*Member = true;
+}
+template <auto Member>
+void set_path(Options& options, const std::string& value) {
+  if (value.empty()) throw UsageError("a file name is empty");
+  options.*Member = value;
+}
+
+struct Row {
+  const char* name;    // "--threads"
+  const char* letter;  // "-t", or null
+  const char* value;   // "N"; null: a flag
+  uint32_t commands;
+  const char* help;
+  Apply apply;
+};
+
+const Row rows[] = {
+    {"--prompt", "-p", "TEXT", in_generate, "the prompt: one message from the user; left out: all of stdin", set_text<&Options::prompt>},
+    {"--messages", nullptr, "FILE", in_generate, "a JSON list of {\"role\", \"content\"}; '-': stdin", set_path<&Options::messages>},
+    {"--raw", nullptr, nullptr, in_generate, "the prompt goes to the model as it is, without the chat template; control tokens in it count",
+     set_flag<&Options::raw>},
+    {"--stream", nullptr, nullptr, in_generate, "write the answer as it comes (always so on a terminal)", set_flag<&Options::stream>},
+    {"--load", nullptr, "FILE", in_chat, "go on with a chat that !save wrote", set_path<&Options::load>},
+    {"--system-prompt", nullptr, "TEXT", generating, "what the model is told before the conversation", set_text<&Options::system_prompt>},
+    {"--chat-template", nullptr, "FILE|NAME", generating | in_template,
+     "a Jinja template in place of the model's own, or a built-in one: chatml, llama3, mistral, gemma, zephyr, raw",
+     set_path<&Options::chat_template>},
+    {"--generation-config", nullptr, "FILE", generating, "settings in the form of generation_config.json",
+     set_path<&Options::generation_config>},
+    {"--seed", nullptr, "N", generating, "start of the random numbers; the same seed gives the same answer",
+     [](Options& o, const std::string& v) {
+       parse_count(v, "--seed", 0, INT64_MAX);
+       o.settings.push_back({"seed", v});
+     }},
+    {"--allow-special", nullptr, nullptr, generating, "control tokens written in messages count as such (unsafe with text from others)",
+     set_flag<&Options::allow_special>},
+    {"--jsonl", nullptr, nullptr, in_tokenize | in_detokenize | in_template, "one JSON object a line on stdin, one answer a line on stdout",
+     set_flag<&Options::jsonl>},
+    {"--template", nullptr, "FILE", in_template, "the Jinja template", set_path<&Options::template_file>},
+    {"--context", nullptr, "FILE", in_template, "a JSON object with the template's variables; '-': stdin", set_path<&Options::context_file>},
+    {"--input", nullptr, "FILE", in_logits, "safetensors with int64 input_ids [B, T]", set_path<&Options::input>},
+    {"--output", nullptr, "FILE", in_logits, "safetensors to write, with float32 logits [B, T, V]", set_path<&Options::output>},
+    {"--stride", nullptr, "N", in_perplexity, "score windows that overlap: the last N tokens of each", [](Options& o, const std::string& v) {
+       o.stride = parse_count(v, "--stride", 1, INT64_C(1) << 40);
+     }},
+    {"--against", nullptr, "MODEL2", in_perplexity, "also the mean KL divergence from MODEL2 and how often both put the same token first",
+     set_path<&Options::against>},
+    {"--ctx", nullptr, "N", generating | in_inspect | in_perplexity, "positions the context may take (default: the model's own)",
+     [](Options& o, const std::string& v) { o.ctx = parse_count(v, "--ctx", 1, INT64_C(1) << 40); }},
+    {"--mem", nullptr, "SIZE", generating | in_inspect, "hard limit for weights, KV cache and scratch together (4G, 512M)",
+     [](Options& o, const std::string& v) { o.mem_bytes = parse_size(v, "--mem"); }},
+    {"--dtype", nullptr, "TYPE", computing | in_inspect, "weights in memory: auto (as in the file), float32, bfloat16 or float16",
+     [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", dtype_names); }},
+    {"--kv-dtype", nullptr, "TYPE", computing | in_inspect, "keys and values in memory: float32 or bfloat16",
+     [](Options& o, const std::string& v) { o.kv_dtype = parse_name(v, "--kv-dtype", kv_dtype_names); }},
+    {"--threads", "-t", "N", computing | in_version, "threads (default: the physical cores this process may use)",
+     [](Options& o, const std::string& v) { o.n_threads = static_cast<int>(parse_count(v, "--threads", 1, 1024)); }},
+    {"--isa", nullptr, "NAME", computing | in_version, "instruction set; `engine version` lists them (also: ENGINE_ISA)",
+     set_text<&Options::isa>},
+    {"--revision", nullptr, "REV", with_model, "branch or commit of a Hub id (default: main)", set_text<&Options::revision>},
+    {"--json", nullptr, nullptr, in_generate | in_inspect | in_perplexity | in_version, "JSON on stdout", set_flag<&Options::json>},
+    {"--quiet", "-q", nullptr, with_model, "no progress, timings or warnings", set_flag<&Options::quiet>},
+};
+
+const Row* find_row(const std::string& name, uint32_t command) {
+  for (const Row& row : rows) {
+    if ((row.commands & command) != 0 && (name == row.name || (row.letter != nullptr && name == row.letter))) return &row;
+  }
+  return nullptr;
+}
+
+// --- parsing ----------------------------------------------------------------------------------------------------------------
+
+// Puts CLI11's part (options and their values) in `for_parser`, everything else in `positionals`. CLI11 2.1 by itself would take
+// `--name=` as a missing value, swallow "++" and split "[a,b]".
+void sort_arguments(const Command& command, const std::vector<std::string>& arguments, std::vector<std::string>* for_parser,
+                    std::vector<std::string>* positionals) {
+  bool only_positionals = false;
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const std::string& argument = arguments[i];
+    if (only_positionals || argument.size() < 2 || argument[0] != '-') {
+      positionals->push_back(argument);
+      continue;
+    }
+    if (argument == "--") {
+      only_positionals = true;
+      continue;
+    }
+    const size_t equals = argument.rfind("--", 0) == 0 ? argument.find('=') : std::string::npos;
+    const std::string name = argument.substr(0, equals);
+    const Row* row = find_row(name, command.bit);
+    for_parser->push_back(row != nullptr && row->value != nullptr ? name : argument);
+    if (row == nullptr || row->value == nullptr) continue;
+    if (equals != std::string::npos) {
+      for_parser->push_back(argument.substr(equals + 1));
+    } else if (i + 1 < arguments.size()) {
+      for_parser->push_back(arguments[++i]);
+    }
+  }
+}
+
+[[noreturn]] void unknown_option(const Command& command, const std::string& argument) {
+  const std::string name = argument.substr(0, argument.find('='));
+  std::vector<std::string> known;
+  std::string elsewhere;
+  for (const Row& row : rows) {
+    if ((row.commands & command.bit) != 0) known.emplace_back(row.name);
+    else if (name == row.name) elsewhere = row.name;
+  }
+  if (!elsewhere.empty()) throw UsageError(name + ": not an option of `engine " + command.name + "`");
+  const std::string nearest = nearest_word(name, known);
+  throw UsageError(name + ": unknown option",
+                   nearest.empty() ? std::string("`engine ") + command.name + " --help` lists the options" : "did you mean " + nearest + "?");
+}
+
+bool is_setting(const std::string& word) {
+  const size_t equals = word.find('=');
+  return equals != std::string::npos && word.find('/') >= equals;  // a path may hold '=' too
+}
+
+void take_positionals(const Command& command, const std::vector<std::string>& positionals, Options* options) {
+  for (const std::string& word : positionals) {
+    if (command.takes_settings && is_setting(word)) {
+      const size_t equals = word.find('=');
+      options->settings.push_back({word.substr(0, equals), word.substr(equals + 1)});
+    } else if (command.takes_model && options->model.empty() && command.bit != in_template) {
+      if (word.empty()) throw UsageError("MODEL: expected a directory or a Hub id, got an empty argument");
+      options->model = word;
+    } else {
+      options->arguments.push_back(word);
+    }
+  }
+  if (command.bit == in_template) {  // template render [MODEL]
+    if (options->arguments.empty() || options->arguments[0] != "render") {
+      throw UsageError(options->arguments.empty() ? "template: expected `render` after it"
+                                                  : "template: expected `render` after it, got '" + options->arguments[0] + "'");
+    }
+    options->arguments.erase(options->arguments.begin());
+    if (!options->arguments.empty()) {
+      options->model = options->arguments[0];
+      options->arguments.erase(options->arguments.begin());
+    }
+    if (!options->arguments.empty()) throw UsageError("unexpected argument '" + options->arguments[0] + "'");
+  }
+  if (command.model_required && options->model.empty()) {
+    throw UsageError("MODEL is missing", std::string("usage: engine ") + command.usage);
+  }
+  if (command.max_arguments >= 0 && options->arguments.size() > static_cast<size_t>(command.max_arguments)) {
+    throw UsageError("unexpected argument '" + options->arguments[static_cast<size_t>(command.max_arguments)] + "'",
+                     command.takes_settings ? "settings are written key=value; a prompt goes after -p" : std::string("usage: engine ") + command.usage);
+  }
+}
+
+// Settings are checked before anything is loaded.
+void check_settings(const Options& options) {
+  GenerationConfig config;
+  for (const Setting& setting : options.settings) {
+    try {
+      config.set(setting.key, setting.value);
+    } catch (const Error& error) {
+      throw UsageError(error.message, error.hint);
+    }
+  }
+}
+
+}  // namespace
+
+uint64_t parse_size(const std::string& text, const char* flag) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit(end, text.data() + text.size());
+  if (unit.size() > 1 && (unit.substr(1) == "iB" || unit.substr(1) == "B")) unit.resize(1);
+  const size_t power = unit.empty() || unit == "B" ? 0 : std::string_view("KMGT").find(static_cast<char>(std::toupper(unit[0]))) + 1;
+  const double bytes = number * std::pow(1024.0, static_cast<double>(power));
+  if (error != std::errc{} || unit.size() > 1 || power > 4 || !(bytes >= 1) || bytes > 1e18) {
+    bad_value(flag, "a size such as 512M or 4G", text);
+  }
+  return static_cast<uint64_t>(bytes);
+}
+
+const Command* find_command(const std::string& name) {
+  for (const Command& command : command_table()) {
+    if (name == command.name) return &command;
+  }
+  return nullptr;
+}
+
+Options parse_options(const Command& command, const std::vector<std::string>& arguments) {
+  std::vector<std::string> for_parser, positionals;
+  sort_arguments(command, arguments, &for_parser, &positionals);
+
+  Options options;
+  CLI::App app;
+  app.set_help_flag();
+  app.allow_extras();
+  bool help = false;
+  app.add_flag("-h,--help", help);
+  for (const Row& row : rows) {
+    if ((row.commands & command.bit) == 0) continue;
+    const std::string names = row.letter == nullptr ? row.name : std::string(row.letter) + "," + row.name;
+    if (row.value == nullptr) {
+      app.add_flag_callback(names, [&options, &row] { row.apply(options, ""); });
+    } else {
+      app.add_option_function<std::string>(names, [&options, &row](const std::string& value) { row.apply(options, value); })
+          ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    }
+  }
+  std::reverse(for_parser.begin(), for_parser.end());  // CLI11 takes them from the back
+  try {
+    app.parse(for_parser);
+  } catch (const CLI::ArgumentMismatch&) {
+    throw UsageError(for_parser.front() + ": a value is missing after it");
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(error.what());
+  }
+  if (help) throw EarlyAnswer{command_help(command)};
+  for (const std::string& extra : app.remaining()) unknown_option(command, extra);
+
+  take_positionals(command, positionals, &options);
+  check_settings(options);
+  return options;
+}
+
+std::vector<HelpLine> option_help(const Command& command) {
+  std::vector<HelpLine> lines;
+  for (const Row& row : rows) {
+    if ((row.commands & command.bit) == 0) continue;
+    std::string names = row.letter == nullptr ? "    " : std::string(row.letter) + ", ";
+    names += row.name;
+    if (row.value != nullptr) names += std::string(" ") + row.value;
+    lines.push_back({names, row.help});
+  }
+  lines.push_back({"-h, --help", "this help"});
+  return lines;
+}
+
+std::vector<const Command*> all_commands() {
+  std::vector<const Command*> all;
+  for (const Command& command : command_table()) all.push_back(&command);
+  return all;
+}
+
+}  // namespace engine::cli

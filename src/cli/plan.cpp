@@ -1,0 +1,75 @@
+#include "cli/plan.h"
+
+#include <cinttypes>
+#include <cstdio>
+#include <fstream>
+
+#include "cli/load.h"
+#include "model/decoder.h"
+
+namespace engine::cli {
+namespace {
+
+// A file that holds one number; `none` if it cannot be read ("max").
+uint64_t read_number(const char* path, uint64_t none) {
+  std::ifstream file(path);
+  uint64_t value = 0;
+  return file >> value ? value : none;
+}
+
+// Bytes of a tensor once loaded with --dtype: matrices are converted, vectors are few.
+uint64_t loaded_bytes(const TensorInfo& tensor, DTypeChoice dtype) {
+  if (dtype == DTypeChoice::automatic || tensor.shape.size() < 2) return tensor.n_bytes;
+  uint64_t n = dtype == DTypeChoice::float32 ? 4 : 2;
+  for (const int64_t d : tensor.shape) n *= static_cast<uint64_t>(d);
+  return n;
+}
+
+}  // namespace
+
+uint64_t available_memory() {
+  uint64_t available = UINT64_MAX;
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    uint64_t kib = 0;
+    if (std::sscanf(line.c_str(), "MemAvailable: %" SCNu64 " kB", &kib) == 1) available = kib * 1024;
+  }
+  const uint64_t limit = read_number("/sys/fs/cgroup/memory.max", UINT64_MAX);
+  const uint64_t used = read_number("/sys/fs/cgroup/memory.current", 0);
+  if (limit != UINT64_MAX) available = std::min(available, limit > used ? limit - used : 0);
+  return available;
+}
+
+std::string bytes_text(uint64_t bytes) {
+  static constexpr const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 1024 && unit + 1 < std::size(units)) value /= 1024, unit++;
+  char text[32];
+  std::snprintf(text, sizeof text, unit == 0 || value >= 100 ? "%.0f %s" : "%.1f %s", value, units[unit]);
+  return text;
+}
+
+MemoryPlan plan_memory(const std::shared_ptr<const Model>& model, const Options& options) {
+  MemoryPlan plan;
+  const int64_t trained = model->spec().max_positions;
+  plan.ctx = options.ctx > 0 ? options.ctx : trained;
+  for (const TensorInfo& tensor : model->tensors()) plan.weight_bytes += loaded_bytes(tensor, options.dtype);
+  const KvLayout layout = KvLayout::of(model->spec(), kv_format(options));
+  const int64_t block = kernels::kv_block_tokens;
+  plan.kv_bytes_per_position = layout.block_bytes / static_cast<uint64_t>(block);
+  plan.kv_bytes = static_cast<uint64_t>((plan.ctx + block - 1) / block) * layout.block_bytes;
+  Team team(1);
+  plan.scratch_bytes = Decoder(model, team).scratch_bytes();
+  const uint64_t fixed = plan.weight_bytes + plan.scratch_bytes;
+  plan.total_bytes = fixed + plan.kv_bytes;
+  plan.available_bytes = options.mem_bytes ? *options.mem_bytes : available_memory();
+  plan.fits = plan.total_bytes <= plan.available_bytes;
+  if (plan.available_bytes > fixed) {
+    const uint64_t blocks = (plan.available_bytes - fixed) / layout.block_bytes;
+    plan.largest_ctx = std::min<int64_t>(plan.ctx, static_cast<int64_t>(std::min<uint64_t>(blocks, INT64_MAX / block)) * block);
+  }
+  return plan;
+}
+
+}  // namespace engine::cli
