@@ -1,0 +1,148 @@
+// Byte-pair encoding with the semantics of Hugging Face tokenizers' BPE model.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/tokenizer/vocab.h"
+
+namespace engine::tok {
+
+struct BpeOptions {
+  std::optional<std::string> unk_token;
+  std::string continuing_subword_prefix;
+  std::string end_of_word_suffix;
+  bool fuse_unk = false;
+  bool byte_fallback = false;
+  bool ignore_merges = false;
+};
+
+/// What merging a pair of tokens gives: `rank` orders merges (lowest first).
+struct Merge {
+  uint32_t rank;
+  int32_t id;
+};
+
+/// (left id, right id) -> Merge. Open addressing, 16 bytes a slot.
+class MergeTable {
+ public:
+  void reserve(size_t n_merges);
+  /// A pair that is already there gets the later rank, as in the library's hash map.
+  void set(int32_t left, int32_t right, Merge merge);
+  /// Null if the pair does not merge.
+  const Merge* find(int32_t left, int32_t right) const {
+    const uint64_t key = key_of(left, right);
+    for (size_t i = slot_of(key);; i = (i + 1) & mask_) {
+      const Slot& slot = slots_[i];
+      if (slot.key == key) return &slot.merge;
+      if (slot.key == kFree) return nullptr;
+    }
+  }
+  size_t size() const { return count_; }
+  template <class F>
+  void for_each(F&& f) const {
+    for (const Slot& s : slots_)
+      if (s.key != kFree) f(static_cast<int32_t>(s.key >> 32), static_cast<int32_t>(s.key & 0xFFFFFFFF), s.merge);
+  }
+
+ private:
+  static constexpr uint64_t kFree = ~uint64_t{0};
+  struct Slot {
+    uint64_t key;
+    Merge merge;
+  };
+  static uint64_t key_of(int32_t left, int32_t right) {
+    return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+  }
+  size_t slot_of(uint64_t key) const {
+    const uint64_t h = (key ^ key >> 29) * multiplier_;
+    return (h ^ h >> 32) * 0x9E3779B97F4A7C15u >> shift_;
+  }
+  void grow(size_t slots);
+
+  std::vector<Slot> slots_;
+  size_t mask_ = 0;
+  int shift_ = 64;
+  uint64_t multiplier_ = 1;
+  size_t count_ = 0;
+};
+
+/// Working memory of encoding, with a memo of frequent pre-tokens. One a thread at a time; results do not depend on it.
+class BpeScratch {
+ public:
+  BpeScratch();
+  ~BpeScratch();
+  BpeScratch(const BpeScratch&) = delete;
+
+ private:
+  friend class Bpe;
+  struct CacheEntry;
+  struct FreeDeleter {
+    void operator()(CacheEntry* p) const;
+  };
+  std::unique_ptr<CacheEntry[], FreeDeleter> cache_;
+  std::vector<int32_t> symbols_;
+  std::vector<uint32_t> links_;
+};
+
+class Bpe {
+ public:
+  /// `vocab` is indexed.
+  Bpe(BpeOptions options, Vocab vocab);
+  Bpe(Bpe&&) noexcept;
+  Bpe& operator=(Bpe&&) noexcept;
+  ~Bpe();
+
+  /// Registers a merge; both parts and the result are ids.
+  void add_merge(int32_t left, int32_t right, Merge merge) { merges_.set(left, right, merge); }
+  void set_ignore_merges(bool on) { options_.ignore_merges = on; }
+  /// To be called once after the last merge: prepares tables. Throws Error if unk_token is not in the vocabulary.
+  void finish();
+
+  const Vocab& vocab() const { return vocab_; }
+  const BpeOptions& options() const { return options_; }
+  size_t n_merges() const { return merges_.size(); }
+
+  /// Tells which ids must never come out of untrusted text (flags by id, one past the highest id or shorter).
+  void set_control_ids(std::vector<bool> is_control);
+  /// True if plain text can reach a control id through the vocabulary or the merges.
+  bool text_reaches_control() const { return text_reaches_control_; }
+
+  /// Appends the ids of one pre-token. `text`: raw bytes in byte mode, UTF-8 otherwise; not empty. `untrusted`: the ids
+  /// set by set_control_ids are avoided.
+  void encode(std::string_view text, bool untrusted, BpeScratch& scratch, std::vector<int32_t>& out) const;
+
+ private:
+  void encode_part(std::string_view text, bool first, bool last, bool untrusted, BpeScratch& scratch,
+                   std::vector<int32_t>& out) const;
+  void encode_uncached(std::string_view text, bool untrusted, BpeScratch& scratch, std::vector<int32_t>& out) const;
+  void initial_symbols(std::string_view text, bool untrusted, std::vector<int32_t>& symbols) const;
+  int32_t symbol_of(std::string_view symbol, bool untrusted) const;
+  void merge_few(std::vector<int32_t>& symbols, bool untrusted) const;
+  void merge_many(BpeScratch& scratch, bool untrusted) const;
+  const Merge* find_merge(int32_t left, int32_t right, bool untrusted) const {
+    const Merge* m = merges_.find(left, right);
+    return m != nullptr && untrusted && is_control(m->id) ? nullptr : m;
+  }
+  bool is_control(int32_t id) const { return static_cast<size_t>(id) < is_control_.size() && is_control_[id]; }
+  void find_split_points();
+  bool splits_before(std::string_view text, size_t position) const;
+
+  BpeOptions options_;
+  Vocab vocab_;
+  MergeTable merges_;
+  int32_t unk_ = -1;
+  int32_t byte_symbol_[256];    // byte mode: the byte's token; otherwise of ASCII characters. -1: none
+  int32_t byte_fallback_[256];  // "<0xXX>"
+  bool plain_symbols_ = true;   // no continuing_subword_prefix, no end_of_word_suffix
+  std::vector<bool> is_control_;
+  bool text_reaches_control_ = false;
+  bool splits_at_blank_ = false;
+  std::vector<uint32_t> joins_blank_;  // characters that some merge joins with a following U+2581
+};
+
+}  // namespace engine::tok

@@ -1,0 +1,440 @@
+// Reading a tokenizer's files. The vocabulary and the merges, nearly all of tokenizer.json, go straight from the mapped
+// bytes into their tables; the small components are parsed as JSON.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <set>
+
+#include "base/error.h"
+#include "base/mapped_file.h"
+#include "text/tokenizer/json_scanner.h"
+#include "text/tokenizer/pipeline.h"
+#include "text/tokenizer/unicode.h"
+
+namespace engine::tok {
+namespace {
+
+constexpr size_t kMaxFileBytes = size_t{512} << 20;
+constexpr size_t kMaxAddedTokens = 1'000'000;
+
+std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+MappedFile map_file(const std::string& path) {
+  MappedFile file(path);
+  if (file.bytes().size() > kMaxFileBytes)
+    throw Error(path + ": expected at most 512 MiB, got " + std::to_string(file.bytes().size()) + " bytes");
+  return file;
+}
+
+/// Runs a component's reader and puts the file's name before its errors.
+template <class F>
+auto in_file(const std::string& path, F&& read) {
+  try {
+    return read();
+  } catch (const Error& e) {
+    if (e.message.starts_with(path)) throw;
+    throw Error(path + ": " + e.message, e.hint);
+  }
+}
+
+AddedToken read_added_token(JsonScanner& in) {
+  AddedToken token;
+  bool has_content = false, has_normalized = false;
+  in.object([&](std::string_view key) {
+    if (key == "content") {
+      token.content = in.string();
+      has_content = true;
+    } else if (key == "single_word") {
+      token.single_word = in.boolean();
+    } else if (key == "lstrip") {
+      token.lstrip = in.boolean();
+    } else if (key == "rstrip") {
+      token.rstrip = in.boolean();
+    } else if (key == "normalized") {
+      token.normalized = in.boolean();
+      has_normalized = true;
+    } else if (key == "special") {
+      token.special = in.boolean();
+    } else {
+      in.skip();
+    }
+  });
+  if (!has_content) throw Error(in.where() + ": added token: expected a field 'content'");
+  if (!has_normalized) token.normalized = !token.special;
+  return token;
+}
+
+// --- the model
+// ---------------------------------------------------------------------------------------------------------------
+
+std::optional<std::string> optional_string(JsonScanner& in) {
+  if (in.is_null()) return in.skip(), std::nullopt;
+  return std::string(in.string());
+}
+
+bool optional_bool(JsonScanner& in) {
+  if (in.is_null()) return in.skip(), false;
+  return in.boolean();
+}
+
+/// Adds merges by rank. Their parts and results are looked up in the vocabulary.
+class MergeReader {
+ public:
+  MergeReader(Bpe& bpe, const std::string& where) : bpe_(bpe), where_(where) {
+    prefix_size_ = bpe.options().continuing_subword_prefix.size();
+  }
+
+  void read(JsonScanner& in) {
+    in.array([&] {
+      buffer_.clear();
+      if (in.peek() == '"') {
+        const std::string_view line = in.unchecked_string();
+        if (line.starts_with("#version")) return;
+        const size_t blank = line.find(' ');
+        if (blank == std::string_view::npos || line.find(' ', blank + 1) != std::string_view::npos)
+          fail(line, "two tokens with one blank between");
+        buffer_.append(line, 0, blank);
+        left_size_ = blank;
+        buffer_.append(line, blank + 1);
+      } else {
+        int n = 0;
+        in.array([&] {
+          buffer_ += in.unchecked_string();
+          if (++n == 1) left_size_ = buffer_.size();
+        });
+        if (n != 2) fail(buffer_, "two tokens");
+      }
+      add();
+    });
+  }
+
+ private:
+  [[noreturn]] void fail(std::string_view what, std::string_view expected) const {
+    std::string shown;
+    append_lossy(shown, what.substr(0, 60), false);
+    throw Error(where_ + ": merges: number " + std::to_string(rank_) + " '" + shown + "': expected " +
+                std::string(expected));
+  }
+
+  void add() {
+    const Vocab& vocab = bpe_.vocab();
+    const std::string_view left = std::string_view(buffer_).substr(0, left_size_),
+                           right = std::string_view(buffer_).substr(left_size_);
+    if (right.size() < prefix_size_) fail(buffer_, "a right part that begins with continuing_subword_prefix");
+    int32_t left_id, right_id, id;
+    size_t left_bytes = 0, right_bytes = 0;
+    bytes_.resize(buffer_.size());
+    if (vocab.byte_mode() && Vocab::to_bytes(left, bytes_.data(), &left_bytes) &&
+        Vocab::to_bytes(right, bytes_.data() + left_bytes, &right_bytes)) {
+      const std::string_view whole(bytes_.data(), left_bytes + right_bytes);
+      left_id = vocab.find_text(whole.substr(0, left_bytes));
+      right_id = vocab.find_text(whole.substr(left_bytes));
+      id = result(whole);
+    } else if (vocab.byte_mode() || prefix_size_ > 0) {
+      left_id = vocab.find(left);
+      right_id = vocab.find(right);
+      id = vocab.find(std::string(left).append(right.substr(prefix_size_)));
+    } else {
+      left_id = vocab.find_text(left);
+      right_id = vocab.find_text(right);
+      id = result(buffer_);
+    }
+    if (left_id < 0 || right_id < 0) fail(left_id < 0 ? left : right, "a token of the vocabulary");
+    if (id < 0) fail(buffer_, "to make a token of the vocabulary");
+    bpe_.add_merge(left_id, right_id, Merge{rank_++, id});
+  }
+
+  // Files list merges in the order of the tokens that they make, some of them in several ways.
+  int32_t result(std::string_view text) {
+    const Vocab& vocab = bpe_.vocab();
+    for (const int32_t guess : {guess_, guess_ + 1})
+      if (vocab.has(guess) && vocab.text(guess) == text && vocab.is_bytes(guess) == vocab.byte_mode())
+        return guess_ = guess;
+    const int32_t id = vocab.find_text(text);
+    if (id >= 0) guess_ = id;
+    return id;
+  }
+
+  Bpe& bpe_;
+  const std::string& where_;
+  size_t prefix_size_;
+  std::string buffer_, bytes_;
+  size_t left_size_ = 0;
+  uint32_t rank_ = 0;
+  int32_t guess_ = 0;
+};
+
+/// tokenizer.json's "model". Members may come in any order; vocabulary and merges wait until what they depend on is
+/// known.
+class ModelReader {
+ public:
+  ModelReader(const std::string& where, bool bytes_wanted) : where_(where), bytes_wanted_(bytes_wanted) {}
+
+  Bpe read(JsonScanner& in) {
+    std::string_view vocab, merges;
+    in.object([&](std::string_view key_view) {
+      const std::string key(key_view);
+      if (!seen_.insert(key).second) throw Error(where_ + ": model: expected '" + key + "' once");
+      if (key == "type") {
+        type_ = in.string();
+        if (type_ != "BPE") throw Error(where_ + ": model: expected type BPE, got '" + type_ + "'");
+      } else if (key == "dropout") {
+        const std::string_view value = in.skip();
+        if (value != "null" && value != "0" && value != "0.0")
+          throw Error(where_ + ": model: dropout: expected null or 0, got " + std::string(value.substr(0, 20)));
+      } else if (key == "unk_token") {
+        options_.unk_token = optional_string(in);
+      } else if (key == "continuing_subword_prefix") {
+        options_.continuing_subword_prefix = optional_string(in).value_or("");
+      } else if (key == "end_of_word_suffix") {
+        options_.end_of_word_suffix = optional_string(in).value_or("");
+      } else if (key == "fuse_unk") {
+        options_.fuse_unk = optional_bool(in);
+      } else if (key == "byte_fallback") {
+        options_.byte_fallback = optional_bool(in);
+      } else if (key == "ignore_merges") {
+        options_.ignore_merges = optional_bool(in);
+      } else if (key == "vocab") {
+        // The usual order of members; anything else costs a second walk.
+        if (type_ == "BPE" && seen_.contains("byte_fallback") && seen_.contains("end_of_word_suffix"))
+          read_vocab(in);
+        else
+          vocab = in.skip();
+      } else if (key == "merges") {
+        if (bpe_ && seen_.contains("ignore_merges"))
+          MergeReader(*bpe_, where_).read(in);
+        else
+          merges = in.skip();
+      } else {
+        in.skip();
+      }
+    });
+    if (!seen_.contains("vocab")) throw Error(where_ + ": model: expected a field 'vocab'");
+    if (!seen_.contains("merges")) throw Error(where_ + ": model: expected a field 'merges' (type BPE)");
+    if (!bpe_) {
+      JsonScanner again(vocab, where_ + ": model.vocab");
+      read_vocab(again);
+    }
+    if (!merges.empty()) {
+      JsonScanner again(merges, where_ + ": model.merges");
+      MergeReader(*bpe_, where_).read(again);
+    }
+    bpe_->set_ignore_merges(options_.ignore_merges);
+    bpe_->finish();
+    return std::move(*bpe_);
+  }
+
+ private:
+  void read_vocab(JsonScanner& in) {
+    const bool byte_mode = bytes_wanted_ && !options_.byte_fallback && options_.continuing_subword_prefix.empty() &&
+                           options_.end_of_word_suffix.empty();
+    Vocab vocab(byte_mode);
+    in.object([&](std::string_view token) {
+      // The key may lie in the scanner's buffer; a number does not disturb it.
+      const int64_t id = in.integer();
+      if (id < 0 || id > kMaxTokenId)
+        throw Error(where_ + ": model.vocab: '" + std::string(token) + "': expected an id from 0 to 10000000, got " +
+                    std::to_string(id));
+      if (!vocab.add(token, static_cast<int32_t>(id)))
+        throw Error(where_ + ": model.vocab: '" + std::string(token) + "': expected an id of its own, got " +
+                    std::to_string(id) + " again");
+    });
+    if (const int32_t twice = vocab.index(); twice >= 0)
+      throw Error(where_ + ": model.vocab: expected each token once, got '" + vocab.spelling(twice) + "' again");
+    bpe_.emplace(options_, std::move(vocab));
+  }
+
+  const std::string& where_;
+  bool bytes_wanted_;
+  std::set<std::string> seen_;
+  std::string type_ = "";
+  BpeOptions options_;
+  std::optional<Bpe> bpe_;
+};
+
+// --- tokenizer.json
+// -------------------------------------------------------------------------------------------------------------
+
+Pipeline read_tokenizer_json(const std::string& path) {
+  const MappedFile file = map_file(path);
+  JsonScanner in(text_of(file), path);
+  Pipeline out;
+  std::vector<AddedToken> added;
+  std::set<std::string> seen;
+  std::string_view model;
+  const auto component = [&](const char* name) { return parse_json(in.skip(), path + ": " + name); };
+  const auto read_model = [&](JsonScanner& from) {
+    out.model.emplace(ModelReader(path, out.pre_tokenizer.ends_in_bytes()).read(from));
+  };
+  in.object([&](std::string_view key_view) {
+    const std::string key(key_view);
+    if (!seen.insert(key).second) throw Error(path + ": expected '" + key + "' once");
+    if (key == "added_tokens") {
+      in.array([&] {
+        if (added.size() == kMaxAddedTokens) throw Error(path + ": added_tokens: expected at most 1000000");
+        added.push_back(read_added_token(in));
+      });
+    } else if (key == "normalizer") {
+      out.normalizer = NormalizerChain::from_json(component("normalizer"));
+    } else if (key == "pre_tokenizer") {
+      out.pre_tokenizer = PreTokenizerChain::from_json(component("pre_tokenizer"));
+    } else if (key == "post_processor") {
+      out.post_processor = PostProcessor::from_json(component("post_processor"));
+    } else if (key == "decoder") {
+      out.decoder = DecoderSpec::from_json(component("decoder"));
+    } else if (key == "model" && seen.contains("pre_tokenizer")) {
+      read_model(in);
+    } else if (key == "model") {
+      model = in.skip();
+    } else {
+      in.skip();
+    }
+  });
+  in.finish();
+  if (!seen.contains("model")) throw Error(path + ": expected a field 'model'");
+  if (!seen.contains("decoder")) out.decoder = DecoderSpec::from_json(nullptr);
+  if (!out.model) {
+    JsonScanner again(model, path + ": model");
+    read_model(again);
+  }
+  if (out.model->vocab().byte_mode()) out.pre_tokenizer.leave_bytes();
+  for (const AddedToken& token : added) out.added.add(token, out.model->vocab());
+  return out;
+}
+
+// --- tokenizer_config.json and special_tokens_map.json
+// ------------------------------------------------------------------------------
+
+/// What Transformers adds to the tokenizer.json's own tokens.
+struct ConfigTokens {
+  std::vector<std::pair<int64_t, AddedToken>> decoder;  // added_tokens_decoder
+  bool has_decoder = false;
+  std::vector<std::pair<std::string, AddedToken>> named;  // bos_token and so on
+  std::vector<AddedToken> extra;                          // extra_special_tokens, additional_special_tokens
+  int64_t model_max_length = 0;
+
+  void set(const std::string& name, AddedToken token) {
+    for (auto& [known, value] : named)
+      if (known == name) return void(value = std::move(token));
+    named.emplace_back(name, std::move(token));
+  }
+  std::string content(std::string_view name) const {
+    for (const auto& [known, value] : named)
+      if (known == name) return value.content;
+    return {};
+  }
+};
+
+// A string, or an object; null and other things count as absent.
+std::optional<AddedToken> read_special_token(JsonScanner& in) {
+  AddedToken token;
+  if (in.peek() == '"') {
+    token.content = in.string();
+    token.normalized = false;
+  } else if (in.peek() == '{') {
+    token = read_added_token(in);
+  } else {
+    in.skip();
+    return std::nullopt;
+  }
+  token.special = true;
+  return token;
+}
+
+void read_extra_tokens(JsonScanner& in, ConfigTokens& out) {
+  if (in.peek() == '[') {
+    in.array([&] {
+      if (auto token = read_special_token(in)) out.extra.push_back(std::move(*token));
+    });
+  } else if (in.peek() == '{') {
+    in.object([&](std::string_view key) {
+      const std::string name(key);
+      if (auto token = read_special_token(in)) out.set(name, std::move(*token));
+    });
+  } else {
+    in.skip();
+  }
+}
+
+void read_config(const std::string& path, ConfigTokens& out) {
+  const MappedFile file = map_file(path);
+  JsonScanner in(text_of(file), path);
+  in.object([&](std::string_view key_view) {
+    const std::string key(key_view);
+    if (key == "added_tokens_decoder" && in.peek() == '{') {
+      out.has_decoder = true;
+      in.object([&](std::string_view id) {
+        if (id.empty() || id.size() > 9 || id.find_first_not_of("0123456789") != std::string_view::npos)
+          throw Error(path + ": added_tokens_decoder: expected an id, got '" + std::string(id.substr(0, 40)) + "'");
+        const int64_t number = std::stoll(std::string(id));
+        if (out.decoder.size() == kMaxAddedTokens)
+          throw Error(path + ": added_tokens_decoder: expected at most 1000000 tokens");
+        out.decoder.emplace_back(number, read_added_token(in));
+      });
+    } else if (key == "extra_special_tokens" || key == "additional_special_tokens") {
+      read_extra_tokens(in, out);
+    } else if (key.ends_with("_token") && (in.peek() == '"' || in.peek() == '{')) {
+      if (auto token = read_special_token(in)) out.set(key, std::move(*token));
+    } else if (key == "model_max_length") {
+      // Transformers writes 1e30 in one way or another for "no limit".
+      const Json value = parse_json(in.skip(), path);
+      const double length = value.is_number() ? value.get<double>() : 0;
+      out.model_max_length = length >= 1 && length < 1e15 ? static_cast<int64_t>(length) : 0;
+    } else {
+      in.skip();
+    }
+  });
+  in.finish();
+  std::stable_sort(out.decoder.begin(), out.decoder.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+}
+
+// In Transformers' order: the tokens of the list that tokenizer.json does not have with the same flags, then named ones
+// that are not added tokens yet.
+void add_config_tokens(const ConfigTokens& config, Pipeline& out) {
+  const Vocab& vocab = out.model->vocab();
+  for (const auto& [id, token] : config.decoder) {
+    const AddedToken* known = out.added.by_id(out.added.find(token.content));
+    if (known == nullptr || !(*known == token)) out.added.add(token, vocab);
+  }
+  const auto add_if_new = [&](const AddedToken& token) {
+    if (out.added.find(token.content) < 0) out.added.add(token, vocab);
+  };
+  for (const auto& [name, token] : config.named) add_if_new(token);
+  for (const AddedToken& token : config.extra) add_if_new(token);
+}
+
+}  // namespace
+
+Pipeline load_pipeline(const std::string& directory) {
+  const std::string path = directory + "/tokenizer.json";
+  if (!std::filesystem::exists(path))
+    throw Error(path + ": expected a tokenizer, got no such file",
+                "only models with a tokenizer.json can be used; Transformers' save_pretrained writes one");
+  Pipeline out = in_file(path, [&] { return read_tokenizer_json(path); });
+  ConfigTokens config;
+  const std::string config_path = directory + "/tokenizer_config.json",
+                    map_path = directory + "/special_tokens_map.json";
+  if (std::filesystem::exists(config_path)) in_file(config_path, [&] { read_config(config_path, config); });
+  // Transformers reads this older file only where the newer list is missing; it then wins.
+  if (!config.has_decoder && std::filesystem::exists(map_path))
+    in_file(map_path, [&] { read_config(map_path, config); });
+  in_file(config_path, [&] { add_config_tokens(config, out); });
+  out.bos_token = config.content("bos_token");
+  out.eos_token = config.content("eos_token");
+  out.pad_token = config.content("pad_token");
+  out.unk_token = config.content("unk_token");
+  out.model_max_length = config.model_max_length;
+
+  out.added.finish(out.normalizer);
+  std::vector<bool> control(static_cast<size_t>(out.added.limit()));
+  out.added.for_each(
+      [&](int32_t id, const AddedToken& token) { control[static_cast<size_t>(id)] = AddedTokens::is_control(token); });
+  out.model->set_control_ids(std::move(control));
+  return out;
+}
+
+}  // namespace engine::tok

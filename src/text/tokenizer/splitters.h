@@ -1,0 +1,20 @@
+// Hand-written equivalents of the pre-tokenizer patterns that nearly all models use, some twenty times as fast as a
+// regex engine.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+namespace engine::tok {
+
+/// The pattern that the ByteLevel pre-tokenizer has built in (GPT-2's).
+extern const std::string_view kGpt2Pattern;
+
+/// Finds the first match at or after `from` (from < text.size()); text is valid UTF-8.
+using FindMatch = bool (*)(std::string_view text, size_t from, size_t* begin, size_t* end);
+
+/// The matcher that does what the pattern does; null if the pattern is not one of the known ones, character by
+/// character.
+FindMatch known_splitter(std::string_view pattern);
+
+}  // namespace engine::tok
