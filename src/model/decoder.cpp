@@ -49,7 +49,8 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
 
   max_tile_tokens = std::max(1, max_tile_queries / group());
   const int tile_queries = max_tile_tokens * group();
-  tile_floats = static_cast<size_t>(tile_queries) * static_cast<size_t>(3 * spec.d_head + 4) + 64;
+  // Whole cache lines, so that what lies behind (the keys' bounds, the kernel's scratch) starts where the sizes say.
+  tile_floats = align64(static_cast<size_t>(tile_queries) * static_cast<size_t>(3 * spec.d_head + 4) + 64);
   scratch_bytes = align64(std::max(kernel.scratch_bytes(widest),
                                    kernel.attention_scratch_bytes(tile_queries, spec.d_head) +
                                        align64(tile_floats * sizeof(float) + 2 * tile_queries * sizeof(int32_t))));
