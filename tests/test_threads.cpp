@@ -58,7 +58,7 @@ TEST_CASE("Loops follow each other without mixing: each sees all that the one be
     constexpr int64_t n = 257;
     std::vector<int64_t> a(n), b(n);
     int wrong = 0;
-    for (int run = 0; run < 20; ++run) {
+    for (int run = 0; run < 5; ++run) {
       std::fill(a.begin(), a.end(), 1);
       team.run([&](Worker& w) {
         for (int step = 0; step < 50; ++step) {
@@ -84,7 +84,7 @@ TEST_CASE("barrier: nobody passes before all have arrived") {
     std::vector<int> at(n_threads, 0);
     std::atomic<int> wrong{0};
     team.run([&](Worker& w) {
-      for (int round = 1; round <= 300; ++round) {
+      for (int round = 1; round <= 100; ++round) {
         at[w.index()] = round;
         w.barrier();
         for (int other : at) wrong += other != round;

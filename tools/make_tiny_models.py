@@ -182,7 +182,10 @@ def build(name, out):
         config._experts_implementation = "eager"
         model = model_class(config).eval()
         init_weights(model, config, generator)
-        model.to(getattr(torch, how["dtype"])).to(torch.float64)
+        with torch.no_grad():  # the parameters alone: the rotary frequencies are a buffer that must not be rounded
+            for p in model.parameters():
+                p.copy_(p.to(getattr(torch, how["dtype"])))
+        model.to(torch.float64)
         hook_routers(model, config)
         prompt = torch.randint(3, config.vocab_size, (2, how.get("prompt", PROMPT)), generator=generator)
         with torch.no_grad():

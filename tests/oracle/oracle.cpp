@@ -1,0 +1,48 @@
+#include "oracle.h"
+
+#include <stdexcept>
+
+namespace oracle {
+
+std::vector<double> Scope::values(const std::string& name, size_t n_dims, engine::Shape* shape) const {
+  const engine::TensorView* tensor = checkpoint_->find(prefix_ + name);
+  if (tensor == nullptr) throw std::runtime_error("oracle: no tensor " + prefix_ + name);
+  if (tensor->shape.size() != n_dims) throw std::runtime_error("oracle: unexpected rank of " + prefix_ + name);
+  std::vector<float> floats(static_cast<size_t>(tensor->n_elements()));
+  if (!engine::to_float(*tensor, floats.data())) throw std::runtime_error("oracle: not floats: " + prefix_ + name);
+  *shape = tensor->shape;
+  return {floats.begin(), floats.end()};
+}
+
+Vector Scope::vector(const std::string& name) const {
+  engine::Shape shape;
+  const std::vector<double> data = values(name, 1, &shape);
+  Vector v = Vector::from_shape({data.size()});
+  std::copy(data.begin(), data.end(), v.begin());
+  return v;
+}
+
+Matrix Scope::matrix(const std::string& name) const {
+  engine::Shape shape;
+  const std::vector<double> data = values(name, 2, &shape);
+  Matrix m = Matrix::from_shape({static_cast<size_t>(shape[0]), static_cast<size_t>(shape[1])});
+  std::copy(data.begin(), data.end(), m.begin());
+  return m;
+}
+
+Cube Scope::cube(const std::string& name) const {
+  engine::Shape shape;
+  const std::vector<double> data = values(name, 3, &shape);
+  Cube c = Cube::from_shape({static_cast<size_t>(shape[0]), static_cast<size_t>(shape[1]), static_cast<size_t>(shape[2])});
+  std::copy(data.begin(), data.end(), c.begin());
+  return c;
+}
+
+Oracle::Oracle(const std::string& directory)
+    : config_(engine::read_json_file(directory + "/config.json")),
+      checkpoint_(directory),
+      forward_(find(config_.json().at("architectures").at(0).get<std::string>())) {}
+
+Matrix Oracle::logits(Ids ids) const { return forward_(config_, Scope(checkpoint_), ids); }
+
+}  // namespace oracle
