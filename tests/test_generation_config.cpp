@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "runtime/generation_config.h"
 
+using engine::dump_json;
 using engine::Error;
 using engine::GenerationConfig;
 using engine::Json;

@@ -65,9 +65,19 @@ TEST_CASE("processors and warpers give Transformers' scores") {
     std::vector<float> scores = input;
     const auto tokens = one["tokens"].get<std::vector<int32_t>>();
     sampler_for(one, input.size()).process(scores, tokens);
+    std::vector<float> expected_scores;
     for (size_t i = 0; i < scores.size(); ++i) {
       const Json& cell = one["expected"][i];
-      const float expected = cell.is_string() ? input[i] : cell.is_null() ? minus_inf : static_cast<float>(cell.get<double>());
+      expected_scores.push_back(cell.is_string() ? input[i] : cell.is_null() ? minus_inf : static_cast<float>(cell.get<double>()));
+    }
+    // Which of several equal scores top_p leaves out is up to torch's sort, which is not stable: only how many can be compared.
+    const bool tied = one["input"] == "ties" || one["input"] == "uniform";
+    if (tied && one["settings"].contains("top_p")) {
+      std::sort(scores.begin(), scores.end());
+      std::sort(expected_scores.begin(), expected_scores.end());
+    }
+    for (size_t i = 0; i < scores.size(); ++i) {
+      const float expected = expected_scores[i];
       CAPTURE(i);
       REQUIRE((scores[i] == minus_inf) == (expected == minus_inf));
       if (expected != minus_inf) REQUIRE(std::fabs(scores[i] - expected) <= 1e-6f * std::max(1.0f, std::fabs(expected)));
@@ -148,13 +158,13 @@ TEST_CASE("a seed fixes the draws, streams differ, and the choices are these on 
   CHECK(draw(1, 0) == draw(1, 0));
   CHECK(draw(1, 0) != draw(2, 0));
   CHECK(draw(1, 0) != draw(1, 1));
-  CHECK(draw(42, 0) == std::vector<int32_t>{});  // filled in below
+  CHECK(draw(42, 0) == std::vector<int32_t>{335, 311, 505, 505, 761, 311, 670, 311});
 }
 
 TEST_CASE("Philox gives the published values") {
   // Known answers of Random123's kat_vectors for philox4x32-10: counter and key all zero, and all ones.
   CHECK(Philox(0, 0).bits(0) == 0xe169c58d6627e8d5u);
-  CHECK(Philox(~uint64_t{0}, ~uint64_t{0}).bits(~uint64_t{0}) == 0x4fe75f4a408f276du);
+  CHECK(Philox(~uint64_t{0}, ~uint64_t{0}).bits(~uint64_t{0}) == 0x41c83b0e408f276du);
   Philox random(5, 6);
   for (int i = 0; i < 1000; ++i) {
     const double u = random.uniform();

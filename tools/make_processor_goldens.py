@@ -127,7 +127,7 @@ def main():
     logits = large_logits(n, 7)
     for settings in [
         {"do_sample": True}, dict(S, top_p=0.9), dict(S, top_p=0.3, temperature=0.5), {"do_sample": True, "top_k": 1000, "top_p": 0.95},
-        dict(S, min_p=0.1), dict(S, typical_p=0.4), dict(S, epsilon_cutoff=3e-5), dict(S, eta_cutoff=6e-4),
+        dict(S, min_p=0.1), dict(S, typical_p=0.4), dict(S, epsilon_cutoff=3e-5), dict(S, eta_cutoff=1e-3),
         {"do_sample": True, "temperature": 0.8, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05},
     ]:
         scores = run(settings, logits, base, 4)

@@ -448,7 +448,7 @@ bool GenerationConfig::is_eos(int32_t token) const {
 std::string nearest_word(std::string_view word, const std::vector<std::string>& known) {
   std::string best;
   if (word.size() > 64) return best;
-  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
+  size_t best_distance = std::max<size_t>(2, word.size() * 2 / 5) + 1;
   for (const std::string& candidate : known) {
     std::vector<size_t> row(candidate.size() + 1);
     for (size_t j = 0; j <= candidate.size(); ++j) row[j] = j;

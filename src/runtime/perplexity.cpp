@@ -104,14 +104,15 @@ PerplexityResult perplexity(std::shared_ptr<const Model> model, Team& team, std:
     throw Error("--against: expected a model with the same vocabulary of " + std::to_string(vocab_size) + ", got " +
                 std::to_string(against->spec().vocab_size));
   }
-  const int64_t n_bos = bos ? 1 : 0, n_ids = static_cast<int64_t>(ids.size());
+  const int64_t n_ids = static_cast<int64_t>(ids.size());
   int64_t context = options.context;
   if (context == 0) context = std::min(model->spec().max_positions > 0 ? model->spec().max_positions : default_window, default_window);
-  // A window's last id is predicted but never fed: with a bos, context positions would predict context ids, of which one is left out to agree with
-  // windows that are cut as context-sized rows of tokens.
-  const int64_t window = context - n_bos;
-  if (window < 2) throw Error("--ctx: expected at least " + std::to_string(2 + n_bos) + " positions, got " + std::to_string(context));
-  const int64_t stride = options.stride > 0 ? std::min(options.stride, window) : window;
+  if (context < 2) throw Error("--ctx: expected at least 2 positions, got " + std::to_string(context));
+  const int64_t window = context - 1;
+  if (options.stride > window) {
+    throw Error("--stride: expected at most " + std::to_string(window) + " (--ctx less one), got " + std::to_string(options.stride));
+  }
+  const int64_t stride = options.stride > 0 ? options.stride : window;
 
   LogitsRunner runner(model, team, context, options.kv_format);
   std::unique_ptr<LogitsRunner> other;
@@ -120,36 +121,35 @@ PerplexityResult perplexity(std::shared_ptr<const Model> model, Team& team, std:
   PerplexityResult result;
   double nll = 0, kl = 0;
   int64_t n_agree = 0;
-  int64_t counted = 1 - n_bos;  // ids before this one are predicted already (or, without a bos, cannot be)
+  int64_t counted = bos ? 0 : 1;  // ids before this one are predicted already (or, without a bos, cannot be)
   std::vector<int32_t> input;
   std::vector<float> reference;
-  for (int64_t start = 0; start < n_ids && counted < n_ids; start += stride) {
-    const int64_t n = std::min(window, n_ids - start);
-    input.assign(ids.begin() + start, ids.begin() + start + n - 1);
-    if (bos) input.insert(input.begin(), *bos);
-    // Without a bos every window's first id is context only.
-    const int64_t first = std::max(counted, start + 1 - n_bos);
-    const auto target_of = [&](int64_t position) { return start + position + 1 - n_bos; };
+  for (int64_t start = 0; counted < n_ids; start += stride) {
+    const int64_t end = std::min(start + window, n_ids);
+    input.assign(ids.begin() + start, ids.begin() + end - 1);
+    const bool has_lead = bos || start > 0;
+    if (has_lead) input.insert(input.begin(), bos ? *bos : ids[static_cast<size_t>(start) - 1]);
+    const auto target_of = [&](int64_t position) { return start + position + (has_lead ? 0 : 1); };
     if (other) {
       reference.clear();
       other->run(input, [&](int64_t position, std::span<const float> logits) {
-        if (target_of(position) >= first) reference.insert(reference.end(), logits.begin(), logits.end());
+        if (target_of(position) >= counted) reference.insert(reference.end(), logits.begin(), logits.end());
       });
     }
     runner.run(input, [&](int64_t position, std::span<const float> logits) {
       const int64_t target = target_of(position);
-      if (target < first) return;
-      nll += log_sum_exp(logits) - static_cast<double>(logits[static_cast<size_t>(ids[target])]);
+      if (target < counted) return;
+      nll += log_sum_exp(logits) - static_cast<double>(logits[static_cast<size_t>(ids[static_cast<size_t>(target)])]);
       ++result.n_tokens;
       if (!other) return;
-      const auto row = std::span<const float>(reference).subspan(static_cast<size_t>((target - first) * vocab_size), logits.size());
+      const auto row = std::span<const float>(reference).subspan(static_cast<size_t>((target - counted) * vocab_size), logits.size());
       kl += divergence(row, logits);
       n_agree += argmax(row) == argmax(logits);
     });
-    counted = start + n;
+    counted = std::max(counted, end);
     if (options.progress) options.progress(counted, n_ids);
   }
-  if (result.n_tokens == 0) throw Error("perplexity: expected a text of at least " + std::to_string(2 - n_bos) + " tokens, got " + std::to_string(n_ids));
+  if (result.n_tokens == 0) throw Error("perplexity: expected a text of at least " + std::string(bos ? "one token" : "two tokens") + ", got " + std::to_string(n_ids));
   const double n = static_cast<double>(result.n_tokens);
   result.nll = nll / n;
   result.perplexity = std::exp(result.nll);

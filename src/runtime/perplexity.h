@@ -19,7 +19,7 @@ void batch_logits(std::shared_ptr<const Model> model, Team& team, std::span<cons
                   kernels::KvFormat kv_format = kernels::KvFormat::f32);
 
 struct PerplexityOptions {
-  /// Positions of a window, the bos included; 0: the model's, at most 2048. A window predicts context - 1 ids when there is a bos.
+  /// Positions of a window; 0: the model's, at most 2048. A window holds context - 1 ids of the text.
   int64_t context = 0;
   /// Ids from one window's start to the next; 0: windows do not overlap. In a window that overlaps the one before, only ids that were not yet
   /// predicted count.
@@ -39,7 +39,8 @@ struct PerplexityResult {
 };
 
 /// Cuts `ids` (a text without special tokens) into windows, each fed as bos + ids[:-1] to predict all its ids, with no state kept between
-/// windows. Without a bos the first id of a window is context only. `against`: the second model (same vocabulary), or null.
+/// windows. Without a bos the id before the window stands in for it, and the text's very first id is not predicted. `against`: the second
+/// model (same vocabulary), or null.
 /// Throws Error if there is nothing to predict or the vocabularies differ.
 PerplexityResult perplexity(std::shared_ptr<const Model> model, Team& team, std::span<const int32_t> ids, std::optional<int32_t> bos,
                             const PerplexityOptions& options, std::shared_ptr<const Model> against = nullptr);

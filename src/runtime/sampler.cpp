@@ -18,30 +18,72 @@ constexpr float minus_inf = -std::numeric_limits<float>::infinity();
 /// Below this a division would overflow, where Transformers ends in an exception; the limit of a small temperature is the largest score.
 constexpr double greedy_temperature = 1e-30;
 
-/// Tokens that are still possible, in id order, with their scores; `p` is their softmax once softmax() has been called.
+inline float exp_float(float x) {
+  // x = n ln 2 + r, |r| <= ln 2 / 2; the polynomial for e^r is Cephes' expf. Below the smallest normal number the result is 0.
+  const float clamped = x < -87.0f ? -87.0f : x;
+  const float shifted = clamped * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
+  const float n = shifted - 12582912.0f;
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  float poly = 1.9875691500e-4f;
+  poly = poly * r + 1.3981999507e-3f;
+  poly = poly * r + 8.3334519073e-3f;
+  poly = poly * r + 4.1665795894e-2f;
+  poly = poly * r + 1.6666665459e-1f;
+  poly = poly * r + 5.0000001201e-1f;
+  poly = (poly * r) * r + r + 1.0f;
+  const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(12582912.0f) + 127u) << 23;
+  const float result = poly * std::bit_cast<float>(exponent);
+  return x < -87.0f ? 0.0f : result;
+}
+
+/// Tokens that are still possible, in id order, with their scores; `p` is their softmax once softmax() has been called. Memory only grows:
+/// clearing a large vocabulary's worth for each token would cost more than the choice.
 struct Candidates {
-  std::vector<int32_t> id;
-  std::vector<float> score;
-  std::vector<float> p;
+  std::vector<int32_t> id_memory;
+  std::vector<float> score_memory, p_memory;
+  std::span<int32_t> id;
+  std::span<float> score, p;
   size_t size() const { return id.size(); }
 
-  /// Keeps those for which keep(i) is true.
+  void resize(size_t n) {
+    if (n > id_memory.size()) {
+      id_memory.resize(n);
+      score_memory.resize(n);
+      p_memory.resize(n);
+    }
+    id = std::span(id_memory).first(n);
+    score = std::span(score_memory).first(n);
+    p = std::span(p_memory).first(n);
+  }
+
+  /// Keeps those for which keep(i) is true. Written without branches, which would be mispredicted.
   template <class F>
   void filter(F&& keep) {
     size_t n = 0;
     for (size_t i = 0; i < size(); ++i) {
-      if (!keep(i)) continue;
+      const bool kept = keep(i);
       id[n] = id[i];
       score[n] = score[i];
-      ++n;
+      p[n] = p[i];
+      n += kept;
     }
-    id.resize(n);
-    score.resize(n);
+    resize(n);
   }
 };
 
+/// Largest values of blocks of logits: most of a large vocabulary need not be looked at again.
+constexpr size_t block_size = 256;
+
+void find_block_maxima(std::span<const float> logits, std::vector<float>& out) {
+  out.resize((logits.size() + block_size - 1) / block_size);
+  for (size_t b = 0; b < out.size(); ++b) {
+    const size_t n = std::min(block_size, logits.size() - b * block_size);
+    out[b] = kernels::table().max(logits.data() + b * block_size, static_cast<int64_t>(n));
+  }
+}
+
 /// Sum in a fixed order: eight interleaved partial sums, so that additions overlap.
-double sum_of(const std::vector<float>& values) {
+double sum_of(std::span<const float> values) {
   double part[8] = {};
   size_t i = 0;
   for (; i + 8 <= values.size(); i += 8) {
@@ -51,15 +93,19 @@ double sum_of(const std::vector<float>& values) {
   return ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
 }
 
-float max_of(const std::vector<float>& values) { return kernels::table().max(values.data(), static_cast<int64_t>(values.size())); }
+float max_of(std::span<const float> values) { return kernels::table().max(values.data(), static_cast<int64_t>(values.size())); }
+
+/// y = exp(x - shift), x <= shift. A plain loop that compilers turn into SIMD.
+void exp_all(const float* __restrict x, float shift, float* __restrict y, size_t n) {
+  for (size_t i = 0; i < n; ++i) y[i] = exp_float(x[i] - shift);
+}
 
 /// p = softmax(score); returns log(sum(exp(score - max))).
 double softmax(Candidates& c) {
   const float top = max_of(c.score);
-  c.p.resize(c.size());
-  for (size_t i = 0; i < c.size(); ++i) c.p[i] = exp_nonpositive(c.score[i] - top);
-  const double total = sum_of(c.p);
-  for (float& p : c.p) p = static_cast<float>(static_cast<double>(p) / total);
+  exp_all(c.score.data(), top, c.p.data(), c.size());
+  const double total = sum_of(c.p), scale = 1.0 / total;
+  for (float& p : c.p) p = static_cast<float>(static_cast<double>(p) * scale);
   return std::log(total);
 }
 
@@ -72,11 +118,11 @@ double entropy(Candidates& c) {
   return h;
 }
 
-/// Walks the candidates from the smallest key up (equal keys: the higher index first), adding up p, and returns the place of the first for
+/// Walks the candidates from the smallest key up (equal keys: the lower index first), adding up p, and returns the place of the first for
 /// which `passed(cumulative)` holds; `cumulative` includes the candidate's own p if `inclusive`. -1: none. `passed` must stay true once it
 /// is. Instead of sorting all, keys are thrown into bins and only the bin where it happens is sorted.
 template <class F>
-int64_t first_passed(const std::vector<float>& key, const std::vector<float>& p, bool inclusive, F&& passed) {
+int64_t first_passed(std::span<const float> key, std::span<const float> p, bool inclusive, F&& passed) {
   constexpr int n_bins = 2048;
   constexpr float bins_per_unit = 64;
   const float low = *std::min_element(key.begin(), key.end());
@@ -95,7 +141,7 @@ int64_t first_passed(const std::vector<float>& key, const std::vector<float>& p,
     for (size_t i = 0; i < key.size(); ++i) {
       if (bin_of(key[i]) == b) members.push_back(static_cast<int32_t>(i));
     }
-    std::sort(members.begin(), members.end(), [&](int32_t x, int32_t y) { return key[x] < key[y] || (key[x] == key[y] && x > y); });
+    std::sort(members.begin(), members.end(), [&](int32_t x, int32_t y) { return key[x] < key[y] || (key[x] == key[y] && x < y); });
     for (int32_t i : members) {
       const double after = before + static_cast<double>(p[i]);
       if (passed(inclusive ? after : before)) return i;
@@ -105,46 +151,39 @@ int64_t first_passed(const std::vector<float>& key, const std::vector<float>& p,
   return -1;
 }
 
-/// The k-th largest value, k at most n: values above a rising threshold are gathered and now and then halved, which is one pass over
-/// the logits with hardly any writes.
-float kth_largest(std::span<const float> values, size_t k) {
+/// The k-th largest value, k at most n: values above a rising threshold are gathered and now and then cut back to k. The k-th largest of the
+/// blocks' maxima, where there are as many, is a first threshold that leaves few to gather.
+float kth_largest(std::span<const float> values, std::span<const float> block_max, size_t k) {
   std::vector<float> best;
-  const size_t capacity = std::max<size_t>(4 * k, 256);
-  best.reserve(capacity);
-  const auto shrink = [&] { std::nth_element(best.begin(), best.begin() + static_cast<int64_t>(k - 1), best.end(), std::greater<float>()); };
   float threshold = minus_inf;
-  for (const float v : values) {
-    if (!(v > threshold)) continue;
-    best.push_back(v);
-    if (best.size() < capacity) continue;
-    shrink();
+  if (block_max.size() >= k) {
+    best.assign(block_max.begin(), block_max.end());
+    std::nth_element(best.begin(), best.begin() + static_cast<int64_t>(k - 1), best.end(), std::greater<float>());
+    threshold = std::nextafter(best[k - 1], minus_inf);
+    best.clear();
+  }
+  const size_t capacity = std::max<size_t>(4 * k, 256);
+  const auto cut = [&] {
+    std::nth_element(best.begin(), best.begin() + static_cast<int64_t>(k - 1), best.end(), std::greater<float>());
     best.resize(k);
     threshold = best[k - 1];
+  };
+  for (size_t b = 0; b < block_max.size(); ++b) {
+    if (!(block_max[b] > threshold)) continue;
+    for (const float v : values.subspan(b * block_size, std::min(block_size, values.size() - b * block_size))) {
+      if (!(v > threshold)) continue;
+      best.push_back(v);
+      if (best.size() == capacity) cut();
+    }
   }
-  if (best.size() < k) return threshold;
-  shrink();
-  return best[k - 1];
+  if (best.size() < k) return minus_inf;  // fewer than k are above -inf
+  cut();
+  return threshold;
 }
 
 }  // namespace
 
-float exp_nonpositive(float x) {
-  // x = n ln 2 + r, |r| <= ln 2 / 2; the polynomial for e^r is Cephes' expf. Below the smallest normal number the result is 0.
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float shifted = clamped * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
-  const float n = shifted - 12582912.0f;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  float poly = 1.9875691500e-4f;
-  poly = poly * r + 1.3981999507e-3f;
-  poly = poly * r + 8.3334519073e-3f;
-  poly = poly * r + 4.1665795894e-2f;
-  poly = poly * r + 1.6666665459e-1f;
-  poly = poly * r + 5.0000001201e-1f;
-  poly = (poly * r) * r + r + 1.0f;
-  const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(12582912.0f) + 127u) << 23;
-  const float result = poly * std::bit_cast<float>(exponent);
-  return x < -87.0f ? 0.0f : result;
-}
+float exp_nonpositive(float x) { return exp_float(x); }
 
 struct Sampler::Impl {
   GenerationConfig config;
@@ -153,6 +192,7 @@ struct Sampler::Impl {
   Philox random;
   // Scratch, kept between tokens.
   Candidates candidates;
+  std::vector<float> block_max;
   std::vector<float> scratch;
 
   Impl(const GenerationConfig& config_, int32_t vocab_size_, int64_t n_prompt_, uint64_t stream)
@@ -223,17 +263,27 @@ struct Sampler::Impl {
     if (n_tokens == n_prompt) exclude(logits, config.begin_suppress_tokens);
   }
 
-  /// Fills `candidates` with the tokens that top_k leaves (all that are possible without it).
-  void run_top_k(std::span<const float> logits) {
+  /// Temperature and top_k: fills `candidates` with what they leave, scores divided. Division keeps the order, so the search can go before it.
+  void run_temperature_and_top_k(std::span<const float> logits) {
+    const float temperature = static_cast<float>(config.temperature);
     float low = minus_inf;
-    if (config.top_k > 0) low = kth_largest(logits, static_cast<size_t>(std::min<int64_t>(config.top_k, vocab_size)));
-    candidates.id.clear();
-    candidates.score.clear();
-    for (int32_t id = 0; id < vocab_size; ++id) {
-      if (!(logits[id] >= low) || logits[id] == minus_inf) continue;
-      candidates.id.push_back(id);
-      candidates.score.push_back(logits[id]);
+    if (config.top_k > 0) {
+      low = kth_largest(logits, block_max, static_cast<size_t>(std::min<int64_t>(config.top_k, vocab_size))) / temperature;
     }
+    Candidates& c = candidates;
+    const auto has_some = [&](float maximum) { return maximum / temperature >= low; };
+    c.resize(block_size * static_cast<size_t>(std::count_if(block_max.begin(), block_max.end(), has_some)));
+    size_t n = 0;
+    for (size_t b = 0; b < block_max.size(); ++b) {
+      if (!has_some(block_max[b])) continue;
+      for (size_t i = b * block_size; i < std::min(logits.size(), (b + 1) * block_size); ++i) {
+        const float score = logits[i] / temperature;
+        c.id[n] = static_cast<int32_t>(i);
+        c.score[n] = score;
+        n += score >= low && score != minus_inf;
+      }
+    }
+    c.resize(n);
   }
 
   void run_top_p() {
@@ -241,18 +291,18 @@ struct Sampler::Impl {
     softmax(c);
     const double total = sum_of(c.p);
     // Transformers sorts ascending and removes while the cumulative sum is at most 1 - top_p, compared in float32. From the other end: a token
-    // goes once what is left below and including it has sunk to that.
+    // goes once what is left below and including it has sunk to that. Of equals the lower id stays (torch's sort leaves that open).
     const float limit = static_cast<float>(1.0 - config.top_p);
+    // All that are this unlikely do not add up to the limit, so they go without being sorted.
+    const float floor = 0.5f * limit / static_cast<float>(c.size());
+    c.filter([&](size_t i) { return !(c.p[i] < floor); });
     scratch.resize(c.size());
     for (size_t i = 0; i < c.size(); ++i) scratch[i] = -c.score[i];
     const int64_t cut = first_passed(scratch, c.p, false, [&](double above) { return static_cast<float>(total - above) <= limit; });
     if (cut < 0) return;
-    const float cut_key = scratch[cut];
-    size_t top = 0;  // always stays; of equals the last, which sorts highest
-    for (size_t i = 1; i < c.size(); ++i) {
-      if (scratch[i] <= scratch[top]) top = i;
-    }
-    c.filter([&](size_t i) { return scratch[i] < cut_key || (scratch[i] == cut_key && static_cast<int64_t>(i) > cut) || i == top; });
+    const float cut_key = scratch[static_cast<size_t>(cut)];
+    const size_t top = static_cast<size_t>(std::min_element(scratch.begin(), scratch.end()) - scratch.begin());  // stays always
+    c.filter([&](size_t i) { return scratch[i] < cut_key || (scratch[i] == cut_key && static_cast<int64_t>(i) < cut) || i == top; });
   }
 
   size_t likeliest() const {
@@ -290,12 +340,8 @@ struct Sampler::Impl {
   }
 
   /// The part of _get_logits_processor that sampling adds, in its order; the result is in `candidates`.
-  void run_warpers(std::span<float> logits) {
-    if (config.temperature != 1) {
-      const float temperature = static_cast<float>(config.temperature);
-      for (float& score : logits) score /= temperature;
-    }
-    run_top_k(logits);
+  void run_warpers(std::span<const float> logits) {
+    run_temperature_and_top_k(logits);
     if (config.top_p < 1) run_top_p();
     if (config.min_p) run_min_p();
     if (config.typical_p < 1) run_typical();
@@ -310,8 +356,9 @@ struct Sampler::Impl {
   }
 
   /// Something must be left to choose from, and the model's scores must be numbers.
-  static void check(std::span<const float> logits) {
-    const float top = kernels::table().max(logits.data(), static_cast<int64_t>(logits.size()));
+  void check(std::span<const float> logits) {
+    find_block_maxima(logits, block_max);
+    const float top = max_of(block_max);
     if (std::isfinite(top)) return;
     if (top == minus_inf && std::none_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); })) {
       throw Error("sampling: expected a token to choose from, got none: the settings exclude every one");
@@ -322,11 +369,8 @@ struct Sampler::Impl {
   int32_t draw() {
     Candidates& c = candidates;
     const float top = max_of(c.score);
-    c.p.resize(c.size());
-    for (size_t i = 0; i < c.size(); ++i) c.p[i] = exp_nonpositive(c.score[i] - top);
-    double total = 0;
-    for (const float p : c.p) total += static_cast<double>(p);
-    const double target = random.uniform() * total;
+    exp_all(c.score.data(), top, c.p.data(), c.size());
+    const double target = random.uniform() * sum_of(c.p);
     double sum = 0;
     int32_t last = c.id[0];
     for (size_t i = 0; i < c.size(); ++i) {
@@ -348,7 +392,7 @@ Sampler& Sampler::operator=(Sampler&&) noexcept = default;
 int32_t Sampler::sample(std::span<float> logits, std::span<const int32_t> tokens) {
   ASSERT(static_cast<int64_t>(logits.size()) == impl_->vocab_size);
   impl_->run_processors(logits, tokens);
-  Impl::check(logits);
+  impl_->check(logits);
   if (impl_->greedy()) return static_cast<int32_t>(kernels::table().argmax(logits.data(), impl_->vocab_size));
   impl_->run_warpers(logits);
   return impl_->draw();
@@ -357,7 +401,7 @@ int32_t Sampler::sample(std::span<float> logits, std::span<const int32_t> tokens
 void Sampler::process(std::span<float> logits, std::span<const int32_t> tokens) const {
   ASSERT(static_cast<int64_t>(logits.size()) == impl_->vocab_size);
   impl_->run_processors(logits, tokens);
-  Impl::check(logits);
+  impl_->check(logits);
   if (impl_->greedy()) return;
   impl_->run_warpers(logits);
   std::fill(logits.begin(), logits.end(), minus_inf);

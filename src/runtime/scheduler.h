@@ -25,12 +25,15 @@ struct GenerationStats {
   double decode_s = 0;            // from the first token to the last
 };
 
-/// What a caller wants generated.
+/// What a caller wants generated. The callbacks run inside step() and must not throw.
 struct GenerationRequest {
   std::vector<int32_t> prompt;    // not empty
   GenerationConfig config;
+  uint64_t stream = 0;            // makes several answers to one prompt and seed differ
   bool skip_special_tokens = true;  // in on_text
-  /// Called with text that is certain (complete UTF-8, no possible beginning of a stop string held back any longer). May be empty.
+  /// A stop string that ends the answer stays in the text, as in Transformers. false: the text ends before it (OpenAI's `stop`).
+  bool keep_stop_string = true;
+  /// Called with text that is certain: complete UTF-8, and no possible beginning of a stop string that is to be left out. May be empty.
   std::function<void(std::string_view text)> on_text;
   /// Called with each token as it is chosen. May be empty.
   std::function<void(int32_t token)> on_token;
@@ -42,7 +45,7 @@ struct GenerationRequest {
 
 struct GenerationResult {
   std::vector<int32_t> tokens;    // chosen, with the end-of-sequence token if it came
-  std::string text;               // all of on_text's pieces; a stop string that ended it is kept, as in Transformers
+  std::string text;               // all of on_text's pieces
   FinishReason reason = FinishReason::none;
   std::string error;              // reason error: what happened
   GenerationStats stats;
@@ -57,27 +60,34 @@ struct SchedulerOptions {
   bool prefix_cache = true;
 };
 
-/// Runs requests over one decoder. One thread calls it; sequences join and leave at every step.
+/// Runs requests over one decoder. One thread calls it; sequences join and leave at every step. What a request gives does not depend on the
+/// others, on how its prompt was cut, or on what the cache held.
 class Scheduler {
  public:
+  /// `tokenizer` may be null: no text then, and no stop strings. It must outlive the scheduler, as must `team`.
+  /// Throws Error if the budget does not hold even one block.
   Scheduler(std::shared_ptr<const Model> model, const Tokenizer* tokenizer, Team& team, const SchedulerOptions& options);
   ~Scheduler();
 
   using Id = uint64_t;
-  /// Queues a request. Throws Error if it cannot ever fit (prompt longer than the context: says both counts).
+  /// Queues a request. Throws Error if it cannot ever fit (prompt longer than the context: says both counts) or is not sound.
   Id submit(GenerationRequest request);
   /// One forward pass over what fits. Returns false if there was nothing to do.
   bool step();
   bool finished(Id id) const;
   /// The result of a finished request, once; forgets it.
   GenerationResult take(Id id);
+  /// Ends a request at the next step(), queued or running, with what it has.
   void cancel(Id id);
 
   /// submit, step until done, take.
   GenerationResult run(GenerationRequest request);
 
+  /// Positions a sequence may take: the options', the model's, or what the budget holds.
   int64_t context() const;
   Decoder& decoder();
+  int64_t n_running() const;
+  int64_t n_queued() const;
   uint64_t kv_bytes_used() const;  // of blocks in use, the prefix cache's included
   void clear_cache();
 

@@ -1,0 +1,386 @@
+#include "runtime/scheduler.h"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <optional>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "runtime/answer_text.h"
+#include "runtime/prefix_cache.h"
+#include "runtime/sampler.h"
+
+namespace engine {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using kernels::kv_block_tokens;
+
+double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+int64_t blocks_for(int64_t n_tokens) { return (n_tokens + kv_block_tokens - 1) / kv_block_tokens; }
+
+/// One request on its way. Tokens that the KV cache does not hold yet are pending: the rest of the prompt, or the token chosen last.
+struct Sequence {
+  Scheduler::Id id;
+  GenerationRequest request;
+  std::vector<int32_t> tokens;  // prompt and answer
+  int64_t n_prompt;
+  int64_t limit;                // new tokens at most
+  KvSequence kv;
+  Sampler sampler;
+  std::optional<AnswerText> text;
+  GenerationResult result;
+  Clock::time_point submitted, first_token;
+  bool cancelled = false;
+  bool admitted_before = false;
+
+  int64_t n_pending() const { return static_cast<int64_t>(tokens.size()) - kv.size(); }
+  int64_t n_new() const { return static_cast<int64_t>(tokens.size()) - n_prompt; }
+  bool is_cancelled() const { return cancelled || (request.cancel != nullptr && request.cancel->load(std::memory_order_relaxed)); }
+};
+using SequencePtr = std::unique_ptr<Sequence>;
+
+int64_t context_of(const ModelSpec& spec, const SchedulerOptions& options) {
+  return options.context > 0 ? options.context : std::max<int64_t>(spec.max_positions, 1);
+}
+
+int64_t pool_blocks(const ModelSpec& spec, const SchedulerOptions& options) {
+  if (options.kv_budget_bytes > 0) {
+    const uint64_t block_bytes = KvLayout::of(spec, options.kv_format).block_bytes;
+    if (options.kv_budget_bytes < block_bytes) {
+      throw Error("KV cache: expected a budget of at least " + std::to_string(block_bytes) + " bytes, got " +
+                  std::to_string(options.kv_budget_bytes));
+    }
+    return static_cast<int64_t>(options.kv_budget_bytes / block_bytes);
+  }
+  return blocks_for(context_of(spec, options)) * options.max_sequences;
+}
+
+}  // namespace
+
+const char* finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::none: return "none";
+    case FinishReason::stop: return "stop";
+    case FinishReason::length: return "length";
+    case FinishReason::time: return "time";
+    case FinishReason::cancelled: return "cancelled";
+    case FinishReason::error: return "error";
+  }
+  return "none";
+}
+
+struct Scheduler::Impl {
+  std::shared_ptr<const Model> model;
+  const Tokenizer* tokenizer;
+  SchedulerOptions options;
+  KvPool pool;
+  int64_t context;
+  Decoder decoder;
+  // One cache for each regime of a position embedding that depends on the length (longrope): keys of one are no use in the other.
+  PrefixCache caches[2];
+  std::deque<SequencePtr> queue;
+  std::vector<SequencePtr> running;  // oldest first
+  std::unordered_map<Id, GenerationResult> done;
+  Id next_id = 1;
+  std::vector<BatchItem> batch;
+  std::vector<Sequence*> batch_sequences;
+
+  Impl(std::shared_ptr<const Model> model_, const Tokenizer* tokenizer_, Team& team, const SchedulerOptions& options_)
+      : model(std::move(model_)), tokenizer(tokenizer_), options(options_),
+        pool(KvLayout::of(model->spec(), options.kv_format), pool_blocks(model->spec(), options)),
+        context(std::min(context_of(model->spec(), options), pool.max_blocks() * kv_block_tokens)),
+        decoder(model, team, std::max(options.max_batch_tokens, options.max_sequences), options.max_sequences),
+        caches{PrefixCache(pool), PrefixCache(pool)} {}
+
+  // --- admission ---------------------------------------------------------------------------------------------------------
+
+  void check(const GenerationRequest& request) const {
+    const int64_t n_prompt = static_cast<int64_t>(request.prompt.size());
+    if (n_prompt == 0) throw Error("prompt: expected at least one token, got none");
+    for (const int32_t id : request.prompt) {
+      if (id >= 0 && id < model->spec().vocab_size) continue;
+      throw Error("prompt: expected token ids below the model's vocabulary of " + std::to_string(model->spec().vocab_size) + ", got " +
+                  std::to_string(id));
+    }
+    if (n_prompt >= context) {
+      const bool more = context < model->spec().max_positions;
+      throw Error("prompt: expected fewer than " + std::to_string(context) + " tokens (the context), got " + std::to_string(n_prompt),
+                  more ? "the model can take up to " + std::to_string(model->spec().max_positions) + " (--ctx, --mem)" : "");
+    }
+    if (request.config.new_token_limit(n_prompt, context) <= 0) {
+      throw Error("max_length: expected more than the prompt's " + std::to_string(n_prompt) + " tokens, got " +
+                      std::to_string(*request.config.max_length),
+                  "max_new_tokens counts new tokens only");
+    }
+    if (tokenizer == nullptr && !request.config.stop_strings.empty()) {
+      throw Error("stop_strings: expected a model with a tokenizer, got one without");
+    }
+  }
+
+  /// Which cache a sequence of this prompt belongs to.
+  int regime(int64_t length) const {
+    for (const RopeSpec& rope : model->spec().ropes) {
+      if (!rope.long_inv_freq.empty() && length > rope.original_positions) return 1;
+    }
+    return 0;
+  }
+
+  bool evict() { return caches[0].evict() || caches[1].evict(); }
+
+  /// Blocks that are left when every cached prefix is given up.
+  int64_t blocks_beside_running() const {
+    std::unordered_set<const std::byte*> held;
+    for (const SequencePtr& s : running) held.insert(s->kv.blocks().begin(), s->kv.blocks().end());
+    return pool.max_blocks() - static_cast<int64_t>(held.size());
+  }
+
+  /// Reserves room for n tokens in kv, giving up cached prefixes for it.
+  bool reserve(KvSequence& kv, int64_t n_tokens) {
+    while (!kv.reserve(n_tokens)) {
+      if (!evict()) return false;
+    }
+    return true;
+  }
+
+  /// Reserves room for all tokens of a sequence that is to run. Cached prefixes are given up only if that is enough.
+  bool reserve_to_admit(Sequence& s) {
+    const int64_t n_tokens = static_cast<int64_t>(s.tokens.size());
+    if (s.kv.reserve(n_tokens)) return true;
+    if (!running.empty() && blocks_for(n_tokens) + 1 > blocks_beside_running()) return false;
+    return reserve(s.kv, n_tokens);
+  }
+
+  void admit() {
+    while (static_cast<int>(running.size()) < options.max_sequences && !queue.empty()) {
+      Sequence& s = *queue.front();
+      const int64_t n_tokens = static_cast<int64_t>(s.tokens.size());
+      // The last token is always computed: its logits are not in the cache.
+      if (options.prefix_cache) s.kv = caches[regime(s.n_prompt)].find(s.tokens, n_tokens - 1);
+      const int64_t n_found = s.kv.size();
+      // One that had to make way comes back only once it can run to its end, or it would soon have to go again.
+      const bool too_early = s.admitted_before && !running.empty() && blocks_for(s.n_prompt + s.limit) + 1 > blocks_beside_running();
+      if (too_early || !reserve_to_admit(s)) {
+        s.kv.truncate(0);
+        ASSERT(!running.empty());  // the context is no larger than the pool
+        return;
+      }
+      if (!s.admitted_before) s.result.stats.cached_tokens = n_found;
+      s.admitted_before = true;
+      running.push_back(std::move(queue.front()));
+      queue.pop_front();
+    }
+  }
+
+  // --- the batch -----------------------------------------------------------------------------------------------------------
+
+  /// Takes the youngest sequence out of the running ones and puts it at the head of the queue; what it computed is forgotten.
+  void preempt_youngest() {
+    SequencePtr s = std::move(running.back());
+    running.pop_back();
+    s->kv.truncate(0);
+    queue.push_front(std::move(s));
+  }
+
+  void add_to_batch(Sequence& s, int64_t n_tokens) {
+    const auto tokens = std::span<const int32_t>(s.tokens).subspan(static_cast<size_t>(s.kv.size()), static_cast<size_t>(n_tokens));
+    const bool last = n_tokens == s.n_pending();
+    batch.push_back({&s.kv, tokens, last ? LogitsWanted::last : LogitsWanted::none, s.n_prompt});
+    batch_sequences.push_back(&s);
+  }
+
+  /// A token of every sequence that is decoding; what is left of the step is shared out evenly among prompts, so that a short one does
+  /// not wait for a long one.
+  void build_batch() {
+    batch.clear();
+    batch_sequences.clear();
+    for (size_t i = 0; i < running.size(); ++i) {
+      Sequence& s = *running[i];
+      if (s.n_pending() != 1) continue;
+      bool fits = reserve(s.kv, s.kv.size() + 1);
+      while (!fits && running.size() > i + 1) {
+        preempt_youngest();
+        fits = reserve(s.kv, s.kv.size() + 1);
+      }
+      if (!fits) {
+        ASSERT(i > 0);
+        preempt_youngest();  // s itself
+        break;
+      }
+      add_to_batch(s, 1);
+    }
+    std::vector<Sequence*> prompts;
+    for (const SequencePtr& s : running) {
+      if (s->n_pending() > 1) prompts.push_back(s.get());
+    }
+    std::stable_sort(prompts.begin(), prompts.end(), [](const Sequence* a, const Sequence* b) { return a->n_pending() < b->n_pending(); });
+    int64_t room = decoder.max_batch_tokens() - static_cast<int64_t>(batch.size());
+    for (size_t i = 0; i < prompts.size() && room > 0; ++i) {
+      const int64_t sharers = static_cast<int64_t>(prompts.size() - i);
+      const int64_t n = std::min(prompts[i]->n_pending(), (room + sharers - 1) / sharers);
+      add_to_batch(*prompts[i], n);
+      room -= n;
+    }
+  }
+
+  // --- what comes out ------------------------------------------------------------------------------------------------------
+
+  void show(Sequence& s) {
+    if (!s.text) return;
+    const std::string piece = s.text->take();
+    if (piece.empty()) return;
+    s.result.text += piece;
+    if (s.request.on_text) s.request.on_text(piece);
+  }
+
+  /// The reason to end after the token that was just added; none: go on.
+  FinishReason add_token(Sequence& s, int32_t token) {
+    const Clock::time_point now = Clock::now();
+    if (s.n_new() == 0) s.first_token = now;
+    s.tokens.push_back(token);
+    s.result.stats.decode_s = seconds(now - s.first_token);
+    if (s.request.on_token) s.request.on_token(token);
+    const bool stop_string = s.text && s.text->push(token);
+    show(s);
+    if (s.request.config.is_eos(token) || stop_string) return FinishReason::stop;
+    if (s.n_new() >= s.limit) return FinishReason::length;
+    const auto& max_time = s.request.config.max_time;
+    return max_time && seconds(now - s.submitted) > *max_time ? FinishReason::time : FinishReason::none;
+  }
+
+  /// Moves the result to `done` and the keys and values to the cache. The sequence is left empty.
+  void finish(Sequence& s, FinishReason reason) {
+    if (s.text) {
+      s.text->finish();
+      show(s);
+    }
+    GenerationResult& r = s.result;
+    r.tokens.assign(s.tokens.begin() + s.n_prompt, s.tokens.end());
+    r.reason = reason;
+    r.stats.prompt_tokens = s.n_prompt;
+    r.stats.completion_tokens = s.n_new();
+    r.stats.prefill_s = seconds((s.n_new() > 0 ? s.first_token : Clock::now()) - s.submitted);
+    if (reason != FinishReason::error) keep(s, s.kv.size());
+    s.kv.truncate(0);
+    done.emplace(s.id, std::move(r));
+  }
+
+  /// Puts the first n tokens' keys and values into the cache.
+  void keep(Sequence& s, int64_t n) {
+    if (!options.prefix_cache || n == 0 || regime(n) != regime(s.n_prompt)) return;
+    caches[regime(n)].insert(std::span<const int32_t>(s.tokens).first(static_cast<size_t>(n)), s.kv.share(n));
+  }
+
+  void end_cancelled() {
+    const auto sweep = [&](auto& sequences) {
+      for (const SequencePtr& s : sequences) {
+        if (s->is_cancelled()) finish(*s, FinishReason::cancelled);
+      }
+      std::erase_if(sequences, [&](const SequencePtr& s) { return done.contains(s->id); });
+    };
+    sweep(queue);
+    sweep(running);
+  }
+
+  void collect() {
+    int row = 0;
+    for (size_t i = 0; i < batch.size(); ++i) {
+      Sequence& s = *batch_sequences[i];
+      const int64_t n_done = s.kv.size();
+      const bool in_prompt = n_done - static_cast<int64_t>(batch[i].tokens.size()) < s.n_prompt;
+      if (in_prompt && s.request.on_prefill) s.request.on_prefill(std::min(n_done, s.n_prompt), s.n_prompt);
+      if (batch[i].logits == LogitsWanted::none) continue;
+      // Others with the same beginning need not wait until this one is finished. Whole blocks only, so that nothing has to be copied.
+      if (in_prompt) keep(s, s.n_prompt / kv_block_tokens * kv_block_tokens);
+      FinishReason reason = FinishReason::error;
+      try {
+        reason = add_token(s, s.sampler.sample(decoder.logits(row), s.tokens));
+      } catch (const Error& error) {
+        s.result.error = error.message;
+      }
+      if (reason != FinishReason::none) finish(s, reason);
+      ++row;
+    }
+    std::erase_if(running, [&](const SequencePtr& s) { return done.contains(s->id); });
+  }
+};
+
+Scheduler::Scheduler(std::shared_ptr<const Model> model, const Tokenizer* tokenizer, Team& team, const SchedulerOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(model), tokenizer, team, options)) {}
+Scheduler::~Scheduler() = default;
+
+Scheduler::Id Scheduler::submit(GenerationRequest request) {
+  impl_->check(request);
+  const int64_t n_prompt = static_cast<int64_t>(request.prompt.size());
+  const int64_t limit = request.config.new_token_limit(n_prompt, impl_->context);
+  Sampler sampler(request.config, impl_->model->spec().vocab_size, n_prompt, request.stream);
+  std::optional<AnswerText> text;
+  if (impl_->tokenizer != nullptr) {
+    text.emplace(*impl_->tokenizer, request.prompt, request.config.stop_strings, request.skip_special_tokens, request.keep_stop_string);
+  }
+  const Id id = impl_->next_id++;
+  std::vector<int32_t> tokens = request.prompt;
+  impl_->queue.push_back(std::make_unique<Sequence>(Sequence{.id = id,
+                                                             .request = std::move(request),
+                                                             .tokens = std::move(tokens),
+                                                             .n_prompt = n_prompt,
+                                                             .limit = limit,
+                                                             .kv = KvSequence(impl_->pool),
+                                                             .sampler = std::move(sampler),
+                                                             .text = std::move(text),
+                                                             .result = {},
+                                                             .submitted = Clock::now(),
+                                                             .first_token = {}}));
+  return id;
+}
+
+bool Scheduler::step() {
+  const bool any = !impl_->queue.empty() || !impl_->running.empty();
+  impl_->end_cancelled();
+  impl_->admit();
+  impl_->build_batch();
+  if (impl_->batch.empty()) return any;
+  impl_->decoder.forward(impl_->batch);
+  impl_->collect();
+  return true;
+}
+
+bool Scheduler::finished(Id id) const { return impl_->done.contains(id); }
+
+GenerationResult Scheduler::take(Id id) {
+  const auto found = impl_->done.find(id);
+  ASSERT(found != impl_->done.end());
+  GenerationResult result = std::move(found->second);
+  impl_->done.erase(found);
+  return result;
+}
+
+void Scheduler::cancel(Id id) {
+  for (const SequencePtr& s : impl_->queue) {
+    if (s->id == id) s->cancelled = true;
+  }
+  for (const SequencePtr& s : impl_->running) {
+    if (s->id == id) s->cancelled = true;
+  }
+}
+
+GenerationResult Scheduler::run(GenerationRequest request) {
+  const Id id = submit(std::move(request));
+  while (!finished(id)) ASSERT(step());
+  return take(id);
+}
+
+int64_t Scheduler::context() const { return impl_->context; }
+Decoder& Scheduler::decoder() { return impl_->decoder; }
+int64_t Scheduler::n_running() const { return static_cast<int64_t>(impl_->running.size()); }
+int64_t Scheduler::n_queued() const { return static_cast<int64_t>(impl_->queue.size()); }
+uint64_t Scheduler::kv_bytes_used() const {
+  return static_cast<uint64_t>(impl_->pool.used_blocks()) * impl_->pool.layout().block_bytes;
+}
+void Scheduler::clear_cache() {
+  for (PrefixCache& cache : impl_->caches) cache.clear();
+}
+
+}  // namespace engine
