@@ -12,7 +12,8 @@ struct JinjaTemplate::Impl {
 };
 
 JinjaTemplate::JinjaTemplate(std::string_view source) : impl_(std::make_unique<Impl>()) {
-  impl_->ast = jinja::utf8_valid(source) ? jinja::parse_template(source) : jinja::parse_template(jinja::utf8_sanitize(source));
+  impl_->ast =
+      jinja::utf8_valid(source) ? jinja::parse_template(source) : jinja::parse_template(jinja::utf8_sanitize(source));
 }
 
 JinjaTemplate::~JinjaTemplate() = default;

@@ -8,7 +8,8 @@
 
 namespace engine::jinja {
 
-// --- making values --------------------------------------------------------------------------------------------------------
+// --- making values
+// --------------------------------------------------------------------------------------------------------
 
 Value Evaluator::text(std::string s, bool trusted) { return Value::adopt(new String(&budget, std::move(s), trusted)); }
 
@@ -20,7 +21,8 @@ Value Evaluator::undefined_hint(std::string_view hint) {
 namespace {
 class FunctionIterator final : public Iterator {
  public:
-  FunctionIterator(Budget* budget_, const char* name, std::function<bool(Evaluator&, Value*)> f) : Iterator(budget_, name, 256), f_(std::move(f)) {}
+  FunctionIterator(Budget* budget_, const char* name, std::function<bool(Evaluator&, Value*)> f)
+      : Iterator(budget_, name, 256), f_(std::move(f)) {}
   bool next(Evaluator& ev, Value* out) override {
     ev.budget.spend(1);
     ev.check_stack();
@@ -44,45 +46,64 @@ Value substring(Budget& budget, const Value& s, size_t begin, size_t end) {
   return out.finish(from.markup);
 }
 
-// --- truth and length -----------------------------------------------------------------------------------------------------
+// --- truth and length
+// -----------------------------------------------------------------------------------------------------
 
 bool Evaluator::truthy(const Value& v) {
   switch (v.kind()) {
     case Kind::missing:
     case Kind::undefined:
-    case Kind::none: return false;
+    case Kind::none:
+      return false;
     case Kind::boolean:
-    case Kind::integer: return v.as_integer() != 0;
-    case Kind::big_uint: return true;
-    case Kind::real: return v.as_real() != 0;
-    case Kind::string: return !v.string().text.empty();
-    case Kind::bytes: return !v.as<Bytes>().data.empty();
+    case Kind::integer:
+      return v.as_integer() != 0;
+    case Kind::big_uint:
+      return true;
+    case Kind::real:
+      return v.as_real() != 0;
+    case Kind::string:
+      return !v.string().text.empty();
+    case Kind::bytes:
+      return !v.as<Bytes>().data.empty();
     case Kind::loop:
     case Kind::list:
     case Kind::tuple:
     case Kind::dict:
     case Kind::view:
-    case Kind::range: return length(v) != 0;
-    default: return true;
+    case Kind::range:
+      return length(v) != 0;
+    default:
+      return true;
   }
 }
 
 int64_t Evaluator::length(const Value& v) {
   switch (v.kind()) {
-    case Kind::undefined: return 0;
-    case Kind::string: return static_cast<int64_t>(v.string().length());
-    case Kind::bytes: return static_cast<int64_t>(v.as<Bytes>().data.size());
+    case Kind::undefined:
+      return 0;
+    case Kind::string:
+      return static_cast<int64_t>(v.string().length());
+    case Kind::bytes:
+      return static_cast<int64_t>(v.as<Bytes>().data.size());
     case Kind::list:
-    case Kind::tuple: return static_cast<int64_t>(v.list().items.size());
-    case Kind::dict: return static_cast<int64_t>(v.dict().entries.size());
-    case Kind::view: return static_cast<int64_t>(v.as<View>().dict.dict().entries.size());
-    case Kind::range: return v.as<Range>().length;
-    case Kind::loop: return v.as<Loop>().length(*this);
-    default: raise_type_error("object of type '" + type_name(v) + "' has no len()");
+    case Kind::tuple:
+      return static_cast<int64_t>(v.list().items.size());
+    case Kind::dict:
+      return static_cast<int64_t>(v.dict().entries.size());
+    case Kind::view:
+      return static_cast<int64_t>(v.as<View>().dict.dict().entries.size());
+    case Kind::range:
+      return v.as<Range>().length;
+    case Kind::loop:
+      return v.as<Loop>().length(*this);
+    default:
+      raise_type_error("object of type '" + type_name(v) + "' has no len()");
   }
 }
 
-// --- iteration ------------------------------------------------------------------------------------------------------------
+// --- iteration
+// ------------------------------------------------------------------------------------------------------------
 
 bool Evaluator::is_iterable(const Value& v) const {
   switch (v.kind()) {
@@ -93,8 +114,10 @@ bool Evaluator::is_iterable(const Value& v) const {
     case Kind::dict:
     case Kind::view:
     case Kind::range:
-    case Kind::iterator: return true;
-    default: return false;
+    case Kind::iterator:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -104,14 +127,21 @@ Iter::Iter(Evaluator& evaluator, Value v) : value_(std::move(v)) {
 
 std::optional<size_t> Iter::length() const {
   switch (value_.kind()) {
-    case Kind::undefined: return 0;
-    case Kind::string: return value_.string().length();
+    case Kind::undefined:
+      return 0;
+    case Kind::string:
+      return value_.string().length();
     case Kind::list:
-    case Kind::tuple: return value_.list().items.size();
-    case Kind::dict: return value_.dict().entries.size();
-    case Kind::view: return value_.as<View>().dict.dict().entries.size();
-    case Kind::range: return static_cast<size_t>(value_.as<Range>().length);
-    default: return std::nullopt;
+    case Kind::tuple:
+      return value_.list().items.size();
+    case Kind::dict:
+      return value_.dict().entries.size();
+    case Kind::view:
+      return value_.as<View>().dict.dict().entries.size();
+    case Kind::range:
+      return static_cast<size_t>(value_.as<Range>().length);
+    default:
+      return std::nullopt;
   }
 }
 
@@ -139,8 +169,10 @@ bool Iter::next(Evaluator& ev, Value* out) {
       if (position_ >= entries.size()) return false;
       const DictEntry& e = entries[position_++];
       const auto what = view ? value_.as<View>().what : View::What::keys;
-      if (what == View::What::items) *out = ev.tuple({e.key, e.value});
-      else *out = what == View::What::keys ? e.key : e.value;
+      if (what == View::What::items)
+        *out = ev.tuple({e.key, e.value});
+      else
+        *out = what == View::What::keys ? e.key : e.value;
       return true;
     }
     case Kind::range: {
@@ -149,8 +181,10 @@ bool Iter::next(Evaluator& ev, Value* out) {
       *out = Value::integer(r.at(static_cast<int64_t>(position_++)));
       return true;
     }
-    case Kind::iterator: return value_.as<Iterator>().next(ev, out);
-    default: return false;
+    case Kind::iterator:
+      return value_.as<Iterator>().next(ev, out);
+    default:
+      return false;
   }
 }
 
@@ -170,7 +204,8 @@ std::vector<Value> Evaluator::items(const Value& v) {
   return out;
 }
 
-// --- attributes -----------------------------------------------------------------------------------------------------------
+// --- attributes
+// -----------------------------------------------------------------------------------------------------------
 
 Value Evaluator::undefined_attribute(const Value& object, const String& name) {
   return Value::undefined(UndefinedWhy::attribute, &name, object.kind());
@@ -238,7 +273,8 @@ Value Evaluator::own_attribute(const Value& object, const String& name) {
         if (s.type == StmtType::block && s.text->text == n) return Value::adopt(new BlockReference(&budget, &s));
       }
       break;
-    default: break;
+    default:
+      break;
   }
   // What begins with two underscores exists on every Python object, out of reach.
   if (n.size() > 4 && n.substr(0, 2) == "__" && n.substr(n.size() - 2) == "__")
@@ -272,11 +308,13 @@ Value Evaluator::loop_attribute(Loop& loop, const String& name) {
     const Value& v = loop.peek(*this);
     return v.is_missing() ? undefined_hint("there is no next item") : v;
   }
-  if (const Builtin* method = find_method(Kind::loop, n)) return Value::adopt(new Callable(&budget, Kind::method, method, Value::share(static_cast<Object*>(&loop))));
+  if (const Builtin* method = find_method(Kind::loop, n))
+    return Value::adopt(new Callable(&budget, Kind::method, method, Value::share(static_cast<Object*>(&loop))));
   return Value();
 }
 
-// --- items and slices -------------------------------------------------------------------------------------------------------
+// --- items and slices
+// -------------------------------------------------------------------------------------------------------
 
 /// The byte range of the i-th code point, or false.
 static bool char_range(const String& s, int64_t i, size_t* begin, size_t* end) {
@@ -292,7 +330,8 @@ static bool char_range(const String& s, int64_t i, size_t* begin, size_t* end) {
 /// object[key]: the item, else the attribute of that name.
 Value Evaluator::item(const Value& object, const Value& key) {
   switch (object.kind()) {
-    case Kind::undefined: raise_undefined(object);
+    case Kind::undefined:
+      raise_undefined(object);
     case Kind::dict:
       if (const Value* v = object.dict().find(key)) return *v;
       break;
@@ -320,7 +359,8 @@ Value Evaluator::item(const Value& object, const Value& key) {
         if (i >= 0 && i < r.length) return Value::integer(r.at(i));
       }
       break;
-    default: break;
+    default:
+      break;
   }
   if (!key.is_string()) return Value::undefined(UndefinedWhy::item, nullptr, object.kind());
   Value v = own_attribute(object, key.string());
@@ -345,7 +385,8 @@ int64_t slice_index(const Value& v, int64_t missing, int64_t n, int64_t low, int
 /// Python's slice.indices.
 SliceRange slice_range(const Value& start, const Value& stop, const Value& step, int64_t n) {
   for (const Value* v : {&start, &stop, &step}) {
-    if (!v->is_none() && !v->is_integer()) raise_type_error("slice indices must be integers or None or have an __index__ method");
+    if (!v->is_none() && !v->is_integer())
+      raise_type_error("slice indices must be integers or None or have an __index__ method");
   }
   SliceRange r{0, 0, step.is_none() ? 1 : step.as_integer(), 0};
   if (r.step == 0) raise_value_error("slice step cannot be zero");
@@ -364,7 +405,8 @@ Value slice_text(Budget& budget, const Value& object, const SliceRange& r) {
     TextBuilder out(budget);
     return out.finish(s.markup);
   }
-  if (s.is_ascii() && r.step == 1) return substring(budget, object, static_cast<size_t>(r.start), static_cast<size_t>(r.stop));
+  if (s.is_ascii() && r.step == 1)
+    return substring(budget, object, static_cast<size_t>(r.start), static_cast<size_t>(r.stop));
   if (r.step == 1) {
     const size_t begin = utf8_offset(s.text, static_cast<size_t>(r.start));
     const size_t end = begin + utf8_offset(s.text.substr(begin), static_cast<size_t>(r.count));
@@ -399,7 +441,8 @@ Value Evaluator::slice(const Value& object, const Value& start, const Value& sto
       budget.spend(static_cast<uint64_t>(r.count) / 8);
       std::vector<Value> out;
       out.reserve(static_cast<size_t>(r.count));
-      for (int64_t k = 0; k < r.count; ++k) out.push_back(object.list().items[static_cast<size_t>(r.start + k * r.step)]);
+      for (int64_t k = 0; k < r.count; ++k)
+        out.push_back(object.list().items[static_cast<size_t>(r.start + k * r.step)]);
       return object.is(Kind::list) ? list(std::move(out)) : tuple(std::move(out));
     }
     case Kind::range: {
@@ -413,11 +456,13 @@ Value Evaluator::slice(const Value& object, const Value& start, const Value& sto
         raise("OverflowError", "range is too large");
       return Value::adopt(new Range(&budget, first, stop_at, new_step));
     }
-    default: raise_type_error("'" + type_name(object) + "' object is not subscriptable");
+    default:
+      raise_type_error("'" + type_name(object) + "' object is not subscriptable");
   }
 }
 
-// --- membership -------------------------------------------------------------------------------------------------------------
+// --- membership
+// -------------------------------------------------------------------------------------------------------------
 
 bool Evaluator::contains(const Value& container, const Value& v) {
   switch (container.kind()) {
@@ -448,7 +493,8 @@ bool Evaluator::contains(const Value& container, const Value& v) {
         return static_cast<int64_t>((static_cast<uint64_t>(i) - static_cast<uint64_t>(r.start))) % r.step == 0;
       }
       break;
-    default: break;
+    default:
+      break;
   }
   if (!is_iterable(container)) raise_type_error("argument of type '" + type_name(container) + "' is not iterable");
   if (container.is_sequence()) {
@@ -467,7 +513,8 @@ bool Evaluator::contains(const Value& container, const Value& v) {
 }
 
 int64_t Evaluator::index_argument(const Value& v) {
-  if (v.is_undefined() || !v.is_integer()) raise_type_error("'" + type_name(v) + "' object cannot be interpreted as an integer");
+  if (v.is_undefined() || !v.is_integer())
+    raise_type_error("'" + type_name(v) + "' object cannot be interpreted as an integer");
   return v.as_integer();
 }
 

@@ -14,7 +14,8 @@ namespace {
 
 bool given(const Value& v) { return !v.is_missing(); }
 
-// --- tests --------------------------------------------------------------------------------------------------------------------
+// --- tests
+// --------------------------------------------------------------------------------------------------------------------
 
 Value yes(bool b) { return Value::boolean(b); }
 
@@ -24,13 +25,21 @@ Value is_none(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(
 Value is_boolean(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is(Kind::boolean)); }
 Value is_true(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is(Kind::boolean) && v.as_bool()); }
 Value is_false(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is(Kind::boolean) && !v.as_bool()); }
-Value is_integer(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is(Kind::integer) || v.is(Kind::big_uint)); }
+Value is_integer(Evaluator&, const Value& v, const Value*, CallArgs&) {
+  return yes(v.is(Kind::integer) || v.is(Kind::big_uint));
+}
 Value is_float(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is(Kind::real)); }
-Value is_number(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is_number() || v.is(Kind::big_uint)); }
+Value is_number(Evaluator&, const Value& v, const Value*, CallArgs&) {
+  return yes(v.is_number() || v.is(Kind::big_uint));
+}
 Value is_string(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is_string()); }
 Value is_mapping(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is(Kind::dict)); }
-Value is_iterable(Evaluator& ev, const Value& v, const Value*, CallArgs&) { return yes(ev.is_iterable(v) || v.is(Kind::loop) || v.is(Kind::bytes)); }
-Value is_escaped(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is_string() && v.string().markup); }
+Value is_iterable(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
+  return yes(ev.is_iterable(v) || v.is(Kind::loop) || v.is(Kind::bytes));
+}
+Value is_escaped(Evaluator&, const Value& v, const Value*, CallArgs&) {
+  return yes(v.is_string() && v.string().markup);
+}
 
 Value is_sequence(Evaluator&, const Value& v, const Value*, CallArgs&) {
   // What has len() and can be indexed; an undefined value claims both.
@@ -41,8 +50,10 @@ Value is_sequence(Evaluator&, const Value& v, const Value*, CallArgs&) {
     case Kind::list:
     case Kind::tuple:
     case Kind::dict:
-    case Kind::range: return yes(true);
-    default: return yes(false);
+    case Kind::range:
+      return yes(true);
+    default:
+      return yes(false);
   }
 }
 
@@ -53,9 +64,12 @@ Value is_callable(Evaluator&, const Value& v, const Value*, CallArgs&) {
     case Kind::method:
     case Kind::macro:
     case Kind::loop:
-    case Kind::joiner: return yes(true);
-    case Kind::block: return yes(v.as<BlockReference>().statement != nullptr);
-    default: return yes(false);
+    case Kind::joiner:
+      return yes(true);
+    case Kind::block:
+      return yes(v.as<BlockReference>().statement != nullptr);
+    default:
+      return yes(false);
   }
 }
 
@@ -77,12 +91,20 @@ Value is_upper_case(Evaluator& ev, const Value& v, const Value*, CallArgs& args)
 Value is_equal(Evaluator& ev, const Value& v, const Value* p, CallArgs&) { return yes(ev.equal(v, p[0])); }
 Value is_unequal(Evaluator& ev, const Value& v, const Value* p, CallArgs&) { return yes(!ev.equal(v, p[0])); }
 Value is_less(Evaluator& ev, const Value& v, const Value* p, CallArgs&) { return yes(ev.less(v, p[0])); }
-Value is_at_most(Evaluator& ev, const Value& v, const Value* p, CallArgs&) { return yes(ev.less(v, p[0]) || ev.equal(v, p[0])); }
+Value is_at_most(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
+  return yes(ev.less(v, p[0]) || ev.equal(v, p[0]));
+}
 Value is_greater(Evaluator& ev, const Value& v, const Value* p, CallArgs&) { return yes(ev.less(p[0], v)); }
-Value is_at_least(Evaluator& ev, const Value& v, const Value* p, CallArgs&) { return yes(ev.less(p[0], v) || ev.equal(v, p[0])); }
+Value is_at_least(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
+  return yes(ev.less(p[0], v) || ev.equal(v, p[0]));
+}
 Value is_in(Evaluator& ev, const Value& v, const Value* p, CallArgs&) { return yes(ev.contains(p[0], v)); }
-Value is_filter(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is_string() && find_filter(v.string().text) != nullptr); }
-Value is_test(Evaluator&, const Value& v, const Value*, CallArgs&) { return yes(v.is_string() && find_test(v.string().text) != nullptr); }
+Value is_filter(Evaluator&, const Value& v, const Value*, CallArgs&) {
+  return yes(v.is_string() && find_filter(v.string().text) != nullptr);
+}
+Value is_test(Evaluator&, const Value& v, const Value*, CallArgs&) {
+  return yes(v.is_string() && find_test(v.string().text) != nullptr);
+}
 Value is_same(Evaluator&, const Value& v, const Value* p, CallArgs&) {
   if (v.is_string() && p[0].is_string()) return yes(v.string().text == p[0].string().text);
   return yes(v.same_object(p[0]));
@@ -130,7 +152,8 @@ const Builtin tests[] = {
     {"upper", is_upper_case},
 };
 
-// --- methods ------------------------------------------------------------------------------------------------------------------
+// --- methods
+// ------------------------------------------------------------------------------------------------------------------
 
 Value dict_get(Evaluator&, const Value& d, const Value* p, CallArgs&) {
   uint64_t hash;
@@ -145,9 +168,15 @@ Value dict_values(Evaluator& ev, const Value& d, const Value*, CallArgs&) { retu
 Value same(Evaluator&, const Value& v, const Value*, CallArgs&) { return v; }  // copy(): values do not change
 
 const Builtin dict_methods[] = {
-    {"clear", nullptr},   {"copy", same, 0, {}, Binding::positional},         {"get", dict_get, 1, {"key", "default"}, Binding::positional},
-    {"items", dict_items, 0, {}, Binding::positional}, {"keys", dict_keys, 0, {}, Binding::positional}, {"pop", nullptr},
-    {"popitem", nullptr}, {"setdefault", nullptr},                            {"update", nullptr},
+    {"clear", nullptr},
+    {"copy", same, 0, {}, Binding::positional},
+    {"get", dict_get, 1, {"key", "default"}, Binding::positional},
+    {"items", dict_items, 0, {}, Binding::positional},
+    {"keys", dict_keys, 0, {}, Binding::positional},
+    {"pop", nullptr},
+    {"popitem", nullptr},
+    {"setdefault", nullptr},
+    {"update", nullptr},
     {"values", dict_values, 0, {}, Binding::positional},
 };
 
@@ -165,9 +194,17 @@ Value list_index(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
 }
 
 const Builtin list_methods[] = {
-    {"append", nullptr}, {"clear", nullptr}, {"copy", same, 0, {}, Binding::positional}, {"count", list_count, 1, {"value"}, Binding::positional},
-    {"extend", nullptr}, {"index", list_index, 1, {"value"}, Binding::positional}, {"insert", nullptr}, {"pop", nullptr},
-    {"remove", nullptr}, {"reverse", nullptr}, {"sort", nullptr},
+    {"append", nullptr},
+    {"clear", nullptr},
+    {"copy", same, 0, {}, Binding::positional},
+    {"count", list_count, 1, {"value"}, Binding::positional},
+    {"extend", nullptr},
+    {"index", list_index, 1, {"value"}, Binding::positional},
+    {"insert", nullptr},
+    {"pop", nullptr},
+    {"remove", nullptr},
+    {"reverse", nullptr},
+    {"sort", nullptr},
 };
 const Builtin tuple_methods[] = {
     {"count", list_count, 1, {"value"}, Binding::positional},
@@ -232,7 +269,8 @@ const Builtin cycler_methods[] = {
     {"reset", cycler_reset, 0, {}, Binding::positional},
 };
 
-// --- global functions -------------------------------------------------------------------------------------------------------
+// --- global functions
+// -------------------------------------------------------------------------------------------------------
 
 constexpr int64_t sandbox_max_range = 100'000;  // jinja2.sandbox.MAX_RANGE
 
@@ -240,7 +278,8 @@ Value range(Evaluator& ev, const Value&, const Value* p, CallArgs&) {
   const int64_t first = ev.index_argument(p[0]);
   const int64_t step = given(p[2]) ? ev.index_argument(p[2]) : 1;
   if (step == 0) raise_value_error("range() arg 3 must not be zero");
-  Value v = Value::adopt(given(p[1]) ? new Range(&ev.budget, first, ev.index_argument(p[1]), step) : new Range(&ev.budget, 0, first, 1));
+  Value v = Value::adopt(given(p[1]) ? new Range(&ev.budget, first, ev.index_argument(p[1]), step)
+                                     : new Range(&ev.budget, 0, first, 1));
   const int64_t n = v.as<Range>().length;
   if (n > sandbox_max_range) raise("OverflowError", "Range too big. The sandbox blocks ranges larger than 100000.");
   ev.budget.check_items(static_cast<size_t>(n));
@@ -249,7 +288,8 @@ Value range(Evaluator& ev, const Value&, const Value* p, CallArgs&) {
 
 /// dict(mapping_or_pairs, **named)
 Value make_dict(Evaluator& ev, CallArgs& args) {
-  if (args.positional.size() > 1) raise_type_error("dict expected at most 1 argument, got " + std::to_string(args.positional.size()));
+  if (args.positional.size() > 1)
+    raise_type_error("dict expected at most 1 argument, got " + std::to_string(args.positional.size()));
   Dict* dict = ev.new_dict();
   Value v = Value::adopt(dict);
   const auto set = [&](const Value& key, Value value) {
@@ -264,7 +304,9 @@ Value make_dict(Evaluator& ev, CallArgs& args) {
       Value pair;
       while (iter.next(ev, &pair)) {
         std::vector<Value> parts = ev.items(pair);
-        if (parts.size() != 2) raise_value_error("dictionary update sequence element has length " + std::to_string(parts.size()) + "; 2 is required");
+        if (parts.size() != 2)
+          raise_value_error("dictionary update sequence element has length " + std::to_string(parts.size()) +
+                            "; 2 is required");
         set(parts[0], std::move(parts[1]));
       }
     }
@@ -298,7 +340,9 @@ Value strftime_now(Evaluator& ev, const Value&, const Value* p, CallArgs&) {
   return ev.text(format_time(p[0].string().text, ev.now()), p[0].string().all_trusted());
 }
 
-Value lipsum(Evaluator&, const Value&, const Value*, CallArgs&) { raise("NotImplementedError", "lipsum() makes random text and is not provided"); }
+Value lipsum(Evaluator&, const Value&, const Value*, CallArgs&) {
+  raise("NotImplementedError", "lipsum() makes random text and is not provided");
+}
 
 const Builtin globals[] = {
     {"cycler", cycler_function, 0, {}, Binding::variadic},
@@ -313,7 +357,8 @@ const Builtin globals[] = {
 
 }  // namespace
 
-// --- look-up ------------------------------------------------------------------------------------------------------------------
+// --- look-up
+// ------------------------------------------------------------------------------------------------------------------
 
 BuiltinTable::BuiltinTable(std::initializer_list<Part> parts) {
   size_t n = 0;
@@ -388,7 +433,8 @@ const Builtin* find_method(Kind kind, std::string_view name) {
       static const BuiltinTable table{{cycler_methods, std::size(cycler_methods)}};
       return table.find(name);
     }
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 

@@ -14,7 +14,8 @@ struct CallArgs {
   std::vector<std::pair<Value, Value>> named;  // name (a string), value
 };
 
-/// `self`: what a filter, test or method is applied to. `p`: one value a parameter of the row, missing where none was given.
+/// `self`: what a filter, test or method is applied to. `p`: one value a parameter of the row, missing where none was
+/// given.
 using BuiltinFn = Value (*)(Evaluator& ev, const Value& self, const Value* p, CallArgs& args);
 
 inline constexpr int max_parameters = 6;
@@ -37,7 +38,8 @@ struct Builtin {
 const Builtin* find_filter(std::string_view name);
 const Builtin* find_test(std::string_view name);
 const Builtin* find_global(std::string_view name);
-/// Methods of values of that kind. Those that the sandbox keeps back, since they would change a list or dict, have no function.
+/// Methods of values of that kind. Those that the sandbox keeps back, since they would change a list or dict, have no
+/// function.
 const Builtin* find_method(Kind kind, std::string_view name);
 
 /// For the find functions: tables are small, hashed once.

@@ -40,11 +40,15 @@ struct Evaluator::CallDepth {
   Frame* saved;
 };
 
-/// The items of a for statement that pass its `if`. Lazy, as in Python: the test of an item runs after the body of the one before.
+/// The items of a for statement that pass its `if`. Lazy, as in Python: the test of an item runs after the body of the
+/// one before.
 class FilterIterator final : public Iterator {
  public:
   FilterIterator(Evaluator& ev, Value source, const Stmt& s, Frame* frame)
-      : Iterator(&ev.budget, "generator", sizeof(FilterIterator)), source_(ev, std::move(source)), statement_(s), frame_(frame) {}
+      : Iterator(&ev.budget, "generator", sizeof(FilterIterator)),
+        source_(ev, std::move(source)),
+        statement_(s),
+        frame_(frame) {}
 
   bool next(Evaluator& ev, Value* out) override {
     Evaluator::CallDepth depth(ev, frame_.get());
@@ -65,7 +69,8 @@ class FilterIterator final : public Iterator {
   bool entered_ = false;
 };
 
-// --- the rendering ----------------------------------------------------------------------------------------------------
+// --- the rendering
+// ----------------------------------------------------------------------------------------------------
 
 static Budget budget_for(const JinjaLimits& limits) {
   Budget budget;
@@ -93,7 +98,13 @@ std::vector<TextSpan> Evaluator::render(const Json& context) {
     for (const auto& [key, value] : context.items()) {
       bool trusted = false;
       for (const std::string& name : options_.trusted_variables) trusted |= name == key;
-      variables->set(text(key, trusted), from_json(value, trusted, 0));
+      if (key == "messages" && value.is_array()) {
+        std::vector<Value> messages;
+        for (const Json& message : value) messages.push_back(from_message(message));
+        variables->set(text(key, trusted), list(std::move(messages)));
+      } else {
+        variables->set(text(key, trusted), from_json(value, trusted, 0));
+      }
     }
     if (ast_.has_blocks) exports_ = Value::adopt(new_dict());
 
@@ -111,21 +122,38 @@ std::vector<TextSpan> Evaluator::render(const Json& context) {
   }
 }
 
+/// A message is untrusted but for a role that is one of the known words.
+Value Evaluator::from_message(const Json& message) {
+  Value v = from_json(message, false, 1);
+  if (!message.is_object()) return v;
+  const auto role = message.find("role");
+  if (role == message.end() || !role->is_string()) return v;
+  for (const std::string& word : options_.trusted_roles) {
+    if (word == role->get_ref<const std::string&>()) v.as<Dict>().set(text("role", false), text(word, true));
+  }
+  return v;
+}
+
 Value Evaluator::from_json(const Json& json, bool trusted, int depth) {
   if (depth > max_nesting) raise_too_nested();
   budget.spend(1);
   switch (json.type()) {
-    case Json::value_t::boolean: return Value::boolean(json.get<bool>(), trusted);
-    case Json::value_t::number_integer: return Value::integer(json.get<int64_t>(), trusted);
+    case Json::value_t::boolean:
+      return Value::boolean(json.get<bool>(), trusted);
+    case Json::value_t::number_integer:
+      return Value::integer(json.get<int64_t>(), trusted);
     case Json::value_t::number_unsigned: {
       const auto u = json.get<uint64_t>();
-      return u > static_cast<uint64_t>(INT64_MAX) ? Value::big_uint(u, trusted) : Value::integer(static_cast<int64_t>(u), trusted);
+      return u > static_cast<uint64_t>(INT64_MAX) ? Value::big_uint(u, trusted)
+                                                  : Value::integer(static_cast<int64_t>(u), trusted);
     }
-    case Json::value_t::number_float: return Value::real(json.get<double>(), trusted);
+    case Json::value_t::number_float:
+      return Value::real(json.get<double>(), trusted);
     case Json::value_t::string: {
       const auto& s = json.get_ref<const std::string&>();
       if (!utf8_valid(s)) return text(utf8_sanitize(s), trusted);
-      return Value::adopt(new String(&budget, std::string_view(s), trusted));  // the caller's JSON outlives the rendering
+      return Value::adopt(
+          new String(&budget, std::string_view(s), trusted));  // the caller's JSON outlives the rendering
     }
     case Json::value_t::array: {
       std::vector<Value> items;
@@ -140,17 +168,21 @@ Value Evaluator::from_json(const Json& json, bool trusted, int depth) {
       for (const auto& [key, value] : json.items()) dict->set(text(key, trusted), from_json(value, trusted, depth + 1));
       return v;
     }
-    default: return Value::none(trusted);
+    default:
+      return Value::none(trusted);
   }
 }
 
-// --- scopes -------------------------------------------------------------------------------------------------------------
+// --- scopes
+// -------------------------------------------------------------------------------------------------------------
 
 void Evaluator::enter(const Scope& scope) {
   for (const ScopeLoad& load : scope.loads) {
     Value v;
-    if (load.from == ScopeLoad::From::context) v = resolve(*load.name);
-    else if (load.from == ScopeLoad::From::alias) v = slot(load.source);
+    if (load.from == ScopeLoad::From::context)
+      v = resolve(*load.name);
+    else if (load.from == ScopeLoad::From::alias)
+      v = slot(load.source);
     frame_->slots[static_cast<size_t>(load.slot)] = std::move(v);
   }
 }
@@ -186,7 +218,8 @@ void Evaluator::assign(const Expr& target, Value v) {
   Value item;
   for (size_t i = 0; i < n; ++i) {
     if (!iter.next(*this, &item))
-      raise_value_error("not enough values to unpack (expected " + std::to_string(n) + ", got " + std::to_string(i) + ")");
+      raise_value_error("not enough values to unpack (expected " + std::to_string(n) + ", got " + std::to_string(i) +
+                        ")");
     assign(*target.items[i], std::move(item));
   }
   if (iter.next(*this, &item)) raise_value_error("too many values to unpack (expected " + std::to_string(n) + ")");
@@ -200,12 +233,12 @@ void Evaluator::check_namespaces(const Expr& target) {
 }
 
 void Evaluator::export_target(const Expr& target) {
-  if (target.type == ExprType::name)
-    exports_.as<Dict>().set(Value::share(target.name), slot(target.ref));
+  if (target.type == ExprType::name) exports_.as<Dict>().set(Value::share(target.name), slot(target.ref));
   for (const Expr* item : target.items) export_target(*item);
 }
 
-// --- statements -----------------------------------------------------------------------------------------------------------
+// --- statements
+// -----------------------------------------------------------------------------------------------------------
 
 Evaluator::Flow Evaluator::exec(const std::vector<Stmt*>& body) {
   for (const Stmt* s : body) {
@@ -220,23 +253,41 @@ Evaluator::Flow Evaluator::exec(const Stmt& s) {
   check_stack();
   line_ = s.line;
   switch (s.type) {
-    case StmtType::text: out_->append(*s.text); break;
+    case StmtType::text:
+      out_->append(*s.text);
+      break;
     case StmtType::output:
       for (const Expr* e : s.exprs) print(*e);
       break;
-    case StmtType::if_: return exec_if(s);
-    case StmtType::for_: return exec_for(s);
-    case StmtType::set: exec_set(s); break;
-    case StmtType::set_block: return exec_set_block(s);
-    case StmtType::macro: exec_macro(s); break;
+    case StmtType::if_:
+      return exec_if(s);
+    case StmtType::for_:
+      return exec_for(s);
+    case StmtType::set:
+      exec_set(s);
+      break;
+    case StmtType::set_block:
+      return exec_set_block(s);
+    case StmtType::macro:
+      exec_macro(s);
+      break;
     case StmtType::call_block:
-    case StmtType::generation: exec_call_block(s); break;
-    case StmtType::filter_block: return exec_filter_block(s);
-    case StmtType::with: return exec_with(s);
-    case StmtType::break_: return Flow::break_;
-    case StmtType::continue_: return Flow::continue_;
-    case StmtType::block: append_str(*out_, call_block(s)); break;
-    case StmtType::loader: raise_type_error("no loader for this environment specified ('" + std::string(s.text->text) + "')");
+    case StmtType::generation:
+      exec_call_block(s);
+      break;
+    case StmtType::filter_block:
+      return exec_filter_block(s);
+    case StmtType::with:
+      return exec_with(s);
+    case StmtType::break_:
+      return Flow::break_;
+    case StmtType::continue_:
+      return Flow::continue_;
+    case StmtType::block:
+      append_str(*out_, call_block(s));
+      break;
+    case StmtType::loader:
+      raise_type_error("no loader for this environment specified ('" + std::string(s.text->text) + "')");
   }
   return Flow::normal;
 }
@@ -304,7 +355,8 @@ Evaluator::Flow Evaluator::exec_for(const Stmt& s) {
 
 /// loop(iterable) in a recursive loop: its body again, one level down, as text.
 Value Evaluator::call_loop(const Loop& loop, CallArgs& args) {
-  if (!loop.statement->recursive) raise_type_error("The loop must have the 'recursive' marker to be called recursively.");
+  if (!loop.statement->recursive)
+    raise_type_error("The loop must have the 'recursive' marker to be called recursively.");
   if (args.positional.size() != 1 || !args.named.empty()) raise_type_error("loop() takes exactly one argument");
   return run_recursive_loop(*loop.statement, args.positional[0], loop.depth0 + 1, &loop.home.as<Frame>());
 }
@@ -382,7 +434,8 @@ Value Evaluator::call_block(const Stmt& s) {
   return capture.finish();
 }
 
-// --- macros ---------------------------------------------------------------------------------------------------------------
+// --- macros
+// ---------------------------------------------------------------------------------------------------------------
 
 /// Binds arguments as jinja2.runtime.Macro does, then runs the body.
 Value Evaluator::call_macro(const Macro& macro, CallArgs& args) {
@@ -402,7 +455,8 @@ Value Evaluator::call_macro(const Macro& macro, CallArgs& args) {
   };
 
   std::vector<Value> bound(n);
-  for (size_t i = 0; i < n; ++i) bound[i] = i < args.positional.size() ? args.positional[i] : take(f.parameters[i]->name->text);
+  for (size_t i = 0; i < n; ++i)
+    bound[i] = i < args.positional.size() ? args.positional[i] : take(f.parameters[i]->name->text);
   Value caller;
   if (f.caller_slot >= 0) {
     caller = take("caller");
@@ -431,7 +485,8 @@ Value Evaluator::call_macro(const Macro& macro, CallArgs& args) {
     if (!bound[i].is_missing()) continue;
     const size_t first_default = n - f.defaults.size();
     frame.slots[static_cast<size_t>(f.parameters[i]->ref.slot)] =
-        i >= first_default ? eval(*f.defaults[i - first_default]) : Value::undefined(UndefinedWhy::parameter, f.parameters[i]->name);
+        i >= first_default ? eval(*f.defaults[i - first_default])
+                           : Value::undefined(UndefinedWhy::parameter, f.parameters[i]->name);
   }
   const int line = line_;
   Capture capture(*this);
@@ -440,11 +495,10 @@ Value Evaluator::call_macro(const Macro& macro, CallArgs& args) {
   return capture.finish();
 }
 
-// --- loop -----------------------------------------------------------------------------------------------------------------
+// --- loop
+// -----------------------------------------------------------------------------------------------------------------
 
-void Loop::clear() {
-  source = after = current = before = last_changed = home = Value();
-}
+void Loop::clear() { source = after = current = before = last_changed = home = Value(); }
 
 bool Loop::advance(Evaluator& ev, Value* out) {
   Value item;
@@ -467,8 +521,10 @@ bool Loop::advance(Evaluator& ev, Value* out) {
 const Value& Loop::peek(Evaluator& ev) {
   if (!peeked || after.is_missing()) {
     Value item;
-    if (iter.next(ev, &item)) after = std::move(item);
-    else after = Value();
+    if (iter.next(ev, &item))
+      after = std::move(item);
+    else
+      after = Value();
     peeked = true;
   }
   return after;

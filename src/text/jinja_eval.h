@@ -16,7 +16,9 @@ namespace engine::jinja {
 /// The variables of a running function. Closures keep it alive.
 struct Frame final : Mutable {
   Frame(Budget* budget_, int n_slots, Frame* parent_)
-      : Mutable(Kind::frame, budget_, sizeof(Frame) + static_cast<size_t>(n_slots) * sizeof(Value)), slots(static_cast<size_t>(n_slots)), parent(parent_) {
+      : Mutable(Kind::frame, budget_, sizeof(Frame) + static_cast<size_t>(n_slots) * sizeof(Value)),
+        slots(static_cast<size_t>(n_slots)),
+        parent(parent_) {
     if (parent != nullptr) retain(parent);
   }
   ~Frame() override {
@@ -31,7 +33,9 @@ struct Frame final : Mutable {
 class FrameRef {
  public:
   explicit FrameRef(Frame* frame) : value_(Value::share(frame)) {}
-  static FrameRef create(Budget* budget, int n_slots, Frame* parent) { return FrameRef(Value::adopt(new Frame(budget, n_slots, parent))); }
+  static FrameRef create(Budget* budget, int n_slots, Frame* parent) {
+    return FrameRef(Value::adopt(new Frame(budget, n_slots, parent)));
+  }
   Frame* get() const { return &value_.as<Frame>(); }
 
  private:
@@ -56,7 +60,12 @@ class Iter {
 /// `loop` inside a for statement.
 struct Loop final : Mutable {
   Loop(Budget* budget_, Evaluator& evaluator, Value iterable, int depth0_, const Stmt* statement_, Frame* home_)
-      : Mutable(Kind::loop, budget_, sizeof(Loop)), source(iterable), iter(evaluator, std::move(iterable)), depth0(depth0_), statement(statement_), home(Value::share(home_)) {}
+      : Mutable(Kind::loop, budget_, sizeof(Loop)),
+        source(iterable),
+        iter(evaluator, std::move(iterable)),
+        depth0(depth0_),
+        statement(statement_),
+        home(Value::share(home_)) {}
   void clear() override;
 
   bool advance(Evaluator& evaluator, Value* out);
@@ -93,7 +102,8 @@ struct Callable final : Object {
 
 /// self.name
 struct BlockReference final : Object {
-  BlockReference(Budget* budget_, const Stmt* statement_) : Object(Kind::block, budget_, sizeof(BlockReference)), statement(statement_) {}
+  BlockReference(Budget* budget_, const Stmt* statement_)
+      : Object(Kind::block, budget_, sizeof(BlockReference)), statement(statement_) {}
   const Stmt* statement;  // null: `self` itself
 };
 
@@ -106,7 +116,8 @@ class Evaluator {
   /// Throws Error.
   std::vector<TextSpan> render(const Json& context);
 
-  // --- for builtins ----------------------------------------------------------------------------------------------------
+  // --- for builtins
+  // ----------------------------------------------------------------------------------------------------
   Budget budget;
 
   /// New values of this rendering.
@@ -208,20 +219,22 @@ class Evaluator {
   Value own_attribute(const Value& object, const String& name);
   Value undefined_attribute(const Value& object, const String& name);
 
-  void append_container(TextBuilder& out, const std::vector<Value>& items, std::string_view open, std::string_view close, int depth);
+  void append_container(TextBuilder& out, const std::vector<Value>& items, std::string_view open,
+                        std::string_view close, int depth);
   Value add(const Value& a, const Value& b);
   Value multiply(const Value& a, const Value& b);
   Value arithmetic(ExprType op, const Value& a, const Value& b);
   [[noreturn]] void raise_operand_types(std::string_view op, const Value& a, const Value& b);
 
   Value from_json(const Json& json, bool trusted, int depth);
+  Value from_message(const Json& message);
 
   const Ast& ast_;
   const JinjaTemplate::Options& options_;
   Frame* frame_ = nullptr;
   TextBuilder* out_ = nullptr;
-  Value context_;   // a dict
-  Value exports_;   // a dict, if the template has blocks
+  Value context_;            // a dict
+  Value exports_;            // a dict, if the template has blocks
   const Value caller_name_;  // "caller"
   int calls_ = 0;
   int line_ = 1;

@@ -8,13 +8,19 @@ Value Evaluator::eval(const Expr& e) {
   budget.spend(1);
   check_stack();
   switch (e.type) {
-    case ExprType::constant: return e.constant;
-    case ExprType::name: return eval_name(e);
+    case ExprType::constant:
+      return e.constant;
+    case ExprType::name:
+      return eval_name(e);
     case ExprType::list:
-    case ExprType::tuple: return eval_list(e);
-    case ExprType::dict: return eval_dict(e);
-    case ExprType::concat: return eval_concat(e);
-    case ExprType::add: return eval_add(e);
+    case ExprType::tuple:
+      return eval_list(e);
+    case ExprType::dict:
+      return eval_dict(e);
+    case ExprType::concat:
+      return eval_concat(e);
+    case ExprType::add:
+      return eval_add(e);
     case ExprType::sub:
     case ExprType::mul:
     case ExprType::div:
@@ -24,14 +30,16 @@ Value Evaluator::eval(const Expr& e) {
       const Value left = eval(*e.a);
       return binary(e.type, left, eval(*e.b));
     }
-    case ExprType::neg: return negate(eval(*e.a));
+    case ExprType::neg:
+      return negate(eval(*e.a));
     case ExprType::pos: {
       Value v = eval(*e.a);
       if (v.is_undefined()) raise_undefined(v);
       if (!v.is_number()) raise_type_error("bad operand type for unary +: '" + type_name(v) + "'");
       return v.is(Kind::boolean) ? Value::integer(v.as_integer(), v.trusted()) : v;
     }
-    case ExprType::logical_not: return Value::boolean(!truthy(eval(*e.a)));
+    case ExprType::logical_not:
+      return Value::boolean(!truthy(eval(*e.a)));
     case ExprType::logical_and: {
       Value left = eval(*e.a);
       return truthy(left) ? eval(*e.b) : left;
@@ -40,12 +48,17 @@ Value Evaluator::eval(const Expr& e) {
       Value left = eval(*e.a);
       return truthy(left) ? left : eval(*e.b);
     }
-    case ExprType::compare: return eval_compare(e);
+    case ExprType::compare:
+      return eval_compare(e);
     case ExprType::cond:
       if (truthy(eval(*e.a))) return eval(*e.b);
-      return e.c != nullptr ? eval(*e.c) : undefined_hint("the inline if-expression evaluated to false and no else section was defined.");
-    case ExprType::filter: return eval_filter(e, nullptr);
-    case ExprType::test: return eval_test(e);
+      return e.c != nullptr
+                 ? eval(*e.c)
+                 : undefined_hint("the inline if-expression evaluated to false and no else section was defined.");
+    case ExprType::filter:
+      return eval_filter(e, nullptr);
+    case ExprType::test:
+      return eval_test(e);
     case ExprType::attribute: {
       const Value object = eval(*e.a);
       // The common case first: a key of a message that is not a method's name.
@@ -59,9 +72,12 @@ Value Evaluator::eval(const Expr& e) {
       const Value object = eval(*e.a);
       return item(object, eval(*e.b));
     }
-    case ExprType::slice: return eval_slice(e);
-    case ExprType::call: return eval_call(e, nullptr);
-    case ExprType::namespace_ref: break;
+    case ExprType::slice:
+      return eval_slice(e);
+    case ExprType::call:
+      return eval_call(e, nullptr);
+    case ExprType::namespace_ref:
+      break;
   }
   return Value();
 }
@@ -132,15 +148,23 @@ Value Evaluator::eval_compare(const Expr& e) {
 
 bool Evaluator::compare(CompareOp op, const Value& a, const Value& b) {
   switch (op) {
-    case CompareOp::eq: return equal(a, b);
-    case CompareOp::ne: return !equal(a, b);
-    case CompareOp::lt: return less(a, b);
-    case CompareOp::gt: return less(b, a);
+    case CompareOp::eq:
+      return equal(a, b);
+    case CompareOp::ne:
+      return !equal(a, b);
+    case CompareOp::lt:
+      return less(a, b);
+    case CompareOp::gt:
+      return less(b, a);
     // not (b < a) would be wrong for NaN
-    case CompareOp::le: return less(a, b) || equal(a, b);
-    case CompareOp::ge: return less(b, a) || equal(a, b);
-    case CompareOp::in: return contains(b, a);
-    case CompareOp::not_in: return !contains(b, a);
+    case CompareOp::le:
+      return less(a, b) || equal(a, b);
+    case CompareOp::ge:
+      return less(b, a) || equal(a, b);
+    case CompareOp::in:
+      return contains(b, a);
+    case CompareOp::not_in:
+      return !contains(b, a);
   }
   return false;
 }
@@ -153,7 +177,8 @@ Value Evaluator::eval_slice(const Expr& e) {
   return slice(object, start, stop, step);
 }
 
-// --- filters, tests, calls ------------------------------------------------------------------------------------------------
+// --- filters, tests, calls
+// ------------------------------------------------------------------------------------------------
 
 void Evaluator::eval_arguments(const Arguments& from, CallArgs* to) {
   to->positional.reserve(from.positional.size());
@@ -170,7 +195,8 @@ void Evaluator::eval_arguments(const Arguments& from, CallArgs* to) {
       if (!entry.key.is_string()) raise_type_error("keywords must be strings");
       for (const auto& [name, value] : to->named) {
         budget.spend(1);
-        if (keys_equal(name, entry.key)) raise_type_error("got multiple values for keyword argument '" + plain(name) + "'");
+        if (keys_equal(name, entry.key))
+          raise_type_error("got multiple values for keyword argument '" + plain(name) + "'");
       }
       to->named.emplace_back(entry.key, entry.value);
     }
@@ -180,9 +206,12 @@ void Evaluator::eval_arguments(const Arguments& from, CallArgs* to) {
 /// `input`: what a filter block or set block applies its chain to; else the expression's own operand.
 Value Evaluator::eval_filter(const Expr& e, const Value* input) {
   Value v;
-  if (e.a == nullptr) v = *input;
-  else if (input != nullptr && e.a->type == ExprType::filter) v = eval_filter(*e.a, input);
-  else v = eval(*e.a);
+  if (e.a == nullptr)
+    v = *input;
+  else if (input != nullptr && e.a->type == ExprType::filter)
+    v = eval_filter(*e.a, input);
+  else
+    v = eval(*e.a);
   if (e.builtin == nullptr) raise("TemplateRuntimeError", "No filter named '" + std::string(e.name->text) + "' found.");
   CallArgs args;
   eval_arguments(e.args, &args);
@@ -204,7 +233,10 @@ Value Evaluator::eval_call(const Expr& e, const Value* caller) {
   if (e.a->type == ExprType::attribute) {
     // A method call on a string, list or dict needs no bound method.
     self = eval(*e.a->a);
-    method = self.is_string() ? e.a->string_method : self.is(Kind::dict) ? e.a->dict_method : self.is(Kind::list) ? e.a->list_method : nullptr;
+    method = self.is_string()      ? e.a->string_method
+             : self.is(Kind::dict) ? e.a->dict_method
+             : self.is(Kind::list) ? e.a->list_method
+                                   : nullptr;
     if (method != nullptr && method->fn == nullptr) method = nullptr;
     if (method == nullptr) callee = attribute(self, *e.a->name);
   } else {
@@ -220,9 +252,12 @@ Value Evaluator::call(const Value& callee, CallArgs& args) {
   budget.spend(1);
   check_stack();
   switch (callee.kind()) {
-    case Kind::undefined: raise_undefined(callee);
-    case Kind::macro: return call_macro(callee.as<Macro>(), args);
-    case Kind::loop: return call_loop(callee.as<Loop>(), args);
+    case Kind::undefined:
+      raise_undefined(callee);
+    case Kind::macro:
+      return call_macro(callee.as<Macro>(), args);
+    case Kind::loop:
+      return call_loop(callee.as<Loop>(), args);
     case Kind::function:
     case Kind::method: {
       const auto& c = callee.as<Callable>();
@@ -239,7 +274,8 @@ Value Evaluator::call(const Value& callee, CallArgs& args) {
       if (block.statement == nullptr) break;
       return call_block(*block.statement);
     }
-    default: break;
+    default:
+      break;
   }
   raise_type_error("'" + type_name(callee) + "' object is not callable");
 }
@@ -251,19 +287,22 @@ Value Evaluator::call_builtin(const Builtin& builtin, const Value& self, CallArg
     int n = 0;
     while (n < max_parameters && !builtin.parameters[n].empty()) ++n;
     if (args.positional.size() > static_cast<size_t>(n))
-      raise_type_error(std::string(name) + "() takes at most " + std::to_string(n) + " arguments (" + std::to_string(args.positional.size()) + " given)");
+      raise_type_error(std::string(name) + "() takes at most " + std::to_string(n) + " arguments (" +
+                       std::to_string(args.positional.size()) + " given)");
     for (size_t i = 0; i < args.positional.size(); ++i) bound[i] = std::move(args.positional[i]);
     for (auto& [key, value] : args.named) {
       int i = 0;
       while (i < n && builtin.parameters[i] != key.string().text) ++i;
       if (i == n || builtin.binding == Binding::positional)
         raise_type_error(std::string(name) + "() got an unexpected keyword argument '" + plain(key) + "'");
-      if (!bound[i].is_missing()) raise_type_error(std::string(name) + "() got multiple values for argument '" + plain(key) + "'");
+      if (!bound[i].is_missing())
+        raise_type_error(std::string(name) + "() got multiple values for argument '" + plain(key) + "'");
       bound[i] = std::move(value);
     }
     for (int i = 0; i < builtin.required; ++i) {
       if (bound[i].is_missing())
-        raise_type_error(std::string(name) + "() missing 1 required positional argument: '" + std::string(builtin.parameters[i]) + "'");
+        raise_type_error(std::string(name) + "() missing 1 required positional argument: '" +
+                         std::string(builtin.parameters[i]) + "'");
     }
   }
   return builtin.fn(*this, self, bound, args);
@@ -272,11 +311,16 @@ Value Evaluator::call_builtin(const Builtin& builtin, const Value& self, CallArg
 static const Builtin* find_named(const Value& name, const Builtin* (*find)(std::string_view), std::string_view what) {
   const Builtin* builtin = name.is_string() ? find(name.string().text) : nullptr;
   if (builtin == nullptr)
-    raise("TemplateRuntimeError", "No " + std::string(what) + " named '" + (name.is_string() ? std::string(name.string().text) : type_name(name)) + "'.");
+    raise("TemplateRuntimeError", "No " + std::string(what) + " named '" +
+                                      (name.is_string() ? std::string(name.string().text) : type_name(name)) + "'.");
   return builtin;
 }
 
-Value Evaluator::call_filter(const Value& name, const Value& v, CallArgs& args) { return call_builtin(*find_named(name, find_filter, "filter"), v, args); }
-bool Evaluator::call_test(const Value& name, const Value& v, CallArgs& args) { return truthy(call_builtin(*find_named(name, find_test, "test"), v, args)); }
+Value Evaluator::call_filter(const Value& name, const Value& v, CallArgs& args) {
+  return call_builtin(*find_named(name, find_filter, "filter"), v, args);
+}
+bool Evaluator::call_test(const Value& name, const Value& v, CallArgs& args) {
+  return truthy(call_builtin(*find_named(name, find_test, "test"), v, args));
+}
 
 }  // namespace engine::jinja

@@ -66,7 +66,9 @@ std::string integer_digits(uint64_t magnitude, char type) {
 /// Separators every three (or, for other bases, four) digits of the whole part.
 std::string group_digits(const std::string& digits, char separator, size_t every) {
   size_t whole = 0;
-  while (whole < digits.size() && std::isxdigit(static_cast<unsigned char>(digits[whole])) && (every == 4 || std::isdigit(static_cast<unsigned char>(digits[whole])))) ++whole;
+  while (whole < digits.size() && std::isxdigit(static_cast<unsigned char>(digits[whole])) &&
+         (every == 4 || std::isdigit(static_cast<unsigned char>(digits[whole]))))
+    ++whole;
   std::string out;
   for (size_t i = 0; i < whole; ++i) {
     if (i > 0 && (whole - i) % every == 0) out.push_back(separator);
@@ -76,7 +78,8 @@ std::string group_digits(const std::string& digits, char separator, size_t every
 }
 
 /// Pads `body` (a number with its sign and prefix apart, or text) to the width.
-void append_padded(TextBuilder& out, const Spec& spec, const std::string& prefix, const String& body, char default_align, bool fill_trusted) {
+void append_padded(TextBuilder& out, const Spec& spec, const std::string& prefix, const String& body,
+                   char default_align, bool fill_trusted) {
   const int64_t used = static_cast<int64_t>(prefix.size() + body.length());
   const int64_t missing = std::max<int64_t>(spec.width - used, 0);
   out.budget().spend(static_cast<uint64_t>(missing));
@@ -92,9 +95,11 @@ void append_padded(TextBuilder& out, const Spec& spec, const std::string& prefix
 
 std::string sign_of(bool negative, char sign) { return negative ? "-" : sign == '+' ? "+" : sign == ' ' ? " " : ""; }
 
-void append_number(Evaluator& ev, TextBuilder& out, const Spec& spec, std::string prefix, std::string digits, bool trusted, bool fill_trusted) {
+void append_number(Evaluator& ev, TextBuilder& out, const Spec& spec, std::string prefix, std::string digits,
+                   bool trusted, bool fill_trusted) {
   if (spec.grouping != '\0') {
-    digits = group_digits(digits, spec.grouping, spec.type == 'x' || spec.type == 'X' || spec.type == 'b' || spec.type == 'o' ? 4 : 3);
+    digits = group_digits(digits, spec.grouping,
+                          spec.type == 'x' || spec.type == 'X' || spec.type == 'b' || spec.type == 'o' ? 4 : 3);
     if (spec.align == '=' && spec.fill == "0") {
       // Zeros take part in the grouping.
       while (static_cast<int64_t>(prefix.size() + digits.size()) < spec.width) {
@@ -113,7 +118,8 @@ void append_integer(Evaluator& ev, TextBuilder& out, const Spec& spec, int64_t i
   const uint64_t magnitude = i < 0 ? 0 - static_cast<uint64_t>(i) : static_cast<uint64_t>(i);
   std::string digits = integer_digits(magnitude, spec.type);
   std::string prefix = sign_of(i < 0, spec.sign);
-  if (spec.alternate && (spec.type == 'x' || spec.type == 'X' || spec.type == 'o' || spec.type == 'b')) prefix += std::string("0") + spec.type;
+  if (spec.alternate && (spec.type == 'x' || spec.type == 'X' || spec.type == 'o' || spec.type == 'b'))
+    prefix += std::string("0") + spec.type;
   append_number(ev, out, spec, std::move(prefix), std::move(digits), trusted, fill_trusted);
 }
 
@@ -136,11 +142,13 @@ void append_float(Evaluator& ev, TextBuilder& out, Spec spec, double d, bool tru
   append_number(ev, out, spec, sign_of(negative, spec.sign), std::move(digits), trusted, fill_trusted);
 }
 
-// --- % ------------------------------------------------------------------------------------------------------------------------
+// --- %
+// ------------------------------------------------------------------------------------------------------------------------
 
 class PercentFormatter {
  public:
-  PercentFormatter(Evaluator& ev, const Value& format, const Value& values) : ev_(ev), format_(format), values_(values), out_(ev.budget) {}
+  PercentFormatter(Evaluator& ev, const Value& format, const Value& values)
+      : ev_(ev), format_(format), values_(values), out_(ev.budget) {}
 
   Value run() {
     const String& f = format_.string();
@@ -191,12 +199,18 @@ class PercentFormatter {
     bool left = false, zero = false;
     for (; *pos < t.size(); ++*pos) {
       const char c = t[*pos];
-      if (c == '-') left = true;
-      else if (c == '0') zero = true;
-      else if (c == '+') spec.sign = '+';
-      else if (c == ' ') spec.sign = spec.sign == '+' ? '+' : ' ';
-      else if (c == '#') spec.alternate = true;
-      else break;
+      if (c == '-')
+        left = true;
+      else if (c == '0')
+        zero = true;
+      else if (c == '+')
+        spec.sign = '+';
+      else if (c == ' ')
+        spec.sign = spec.sign == '+' ? '+' : ' ';
+      else if (c == '#')
+        spec.alternate = true;
+      else
+        break;
     }
     spec.width = star_or_number(t, pos, &left);
     if (*pos < t.size() && t[*pos] == '.') {
@@ -263,11 +277,14 @@ class PercentFormatter {
       case 'X': {
         if (!value.is_number() || (value.is(Kind::real) && (type == 'o' || (type | 32) == 'x')))
           raise_type_error(std::string("%") + type + " format: a number is required, not " + type_name(value));
-        if (value.is(Kind::real) && !(std::fabs(value.as_real()) < 9.2e18)) raise("OverflowError", "cannot convert float to integer");
+        if (value.is(Kind::real) && !(std::fabs(value.as_real()) < 9.2e18))
+          raise("OverflowError", "cannot convert float to integer");
         const int64_t i = value.is(Kind::real) ? static_cast<int64_t>(value.as_real()) : value.as_integer();
         if (zero) spec.fill = "0", spec.align = '=';
-        if (spec.precision >= 0) pad_precision(spec, i, value.trusted(), fill_trusted);
-        else append_integer(ev_, out_, spec, i, value.trusted(), fill_trusted);
+        if (spec.precision >= 0)
+          pad_precision(spec, i, value.trusted(), fill_trusted);
+        else
+          append_integer(ev_, out_, spec, i, value.trusted(), fill_trusted);
         return;
       }
       case 'e':
@@ -280,7 +297,8 @@ class PercentFormatter {
         if (zero) spec.fill = "0", spec.align = '=';
         append_float(ev_, out_, spec, value.as_real(), value.trusted(), fill_trusted);
         return;
-      default: raise_value_error(std::string("unsupported format character '") + type + "'");
+      default:
+        raise_value_error(std::string("unsupported format character '") + type + "'");
     }
   }
 
@@ -304,7 +322,8 @@ class PercentFormatter {
   size_t next_ = 0;
 };
 
-// --- {} -----------------------------------------------------------------------------------------------------------------------
+// --- {}
+// -----------------------------------------------------------------------------------------------------------------------
 
 /// format(value, spec)
 void append_formatted(Evaluator& ev, TextBuilder& out, const Value& value, std::string_view text, bool fill_trusted) {
@@ -324,7 +343,8 @@ void append_formatted(Evaluator& ev, TextBuilder& out, const Value& value, std::
   }
   bool zero = false;
   bool signed_spec = false;
-  if (i < text.size() && (text[i] == '+' || text[i] == '-' || text[i] == ' ')) spec.sign = text[i++], signed_spec = true;
+  if (i < text.size() && (text[i] == '+' || text[i] == '-' || text[i] == ' '))
+    spec.sign = text[i++], signed_spec = true;
   if (i < text.size() && text[i] == '#') spec.alternate = true, ++i;
   if (i < text.size() && text[i] == '0') zero = true, ++i;
   spec.width = read_number(text, &i);
@@ -338,10 +358,14 @@ void append_formatted(Evaluator& ev, TextBuilder& out, const Value& value, std::
   if (i < text.size()) raise_value_error("Invalid format specifier");
   if (zero && spec.align == '\0') spec.fill = "0", spec.align = '=';
 
-  const auto bad_type = [&]() { raise_value_error(std::string("Unknown format code '") + spec.type + "' for object of type '" + type_name(value) + "'"); };
+  const auto bad_type = [&]() {
+    raise_value_error(std::string("Unknown format code '") + spec.type + "' for object of type '" + type_name(value) +
+                      "'");
+  };
   if (value.is_string()) {
     if (spec.type != '\0' && spec.type != 's') bad_type();
-    if (signed_spec || spec.grouping != '\0' || spec.alternate) raise_value_error("Sign, grouping and # are not allowed in string format specifier");
+    if (signed_spec || spec.grouping != '\0' || spec.alternate)
+      raise_value_error("Sign, grouping and # are not allowed in string format specifier");
     if (spec.align == '=') {
       if (!zero) raise_value_error("'=' alignment not allowed in string format specifier");
       spec.align = '<';
@@ -354,7 +378,8 @@ void append_formatted(Evaluator& ev, TextBuilder& out, const Value& value, std::
     if (std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos) {
       append_float(ev, out, spec, value.as_real(), value.trusted(), fill_trusted);
     } else if (spec.type == 'c') {
-      if (value.as_integer() < 0 || value.as_integer() > 0x10FFFF) raise("OverflowError", "%c arg not in range(0x110000)");
+      if (value.as_integer() < 0 || value.as_integer() > 0x10FFFF)
+        raise("OverflowError", "%c arg not in range(0x110000)");
       std::string one;
       utf8_append(&one, static_cast<char32_t>(value.as_integer()));
       append_padded(out, spec, "", ev.text(one, value.trusted()).string(), '<', fill_trusted);
@@ -414,7 +439,8 @@ class BraceFormatter {
     char conversion = '\0';
     size_t spec_begin = name_end;
     if (spec_begin < end && t[spec_begin] == '!') {
-      if (spec_begin + 1 >= end || (spec_begin + 2 < end && t[spec_begin + 2] != ':')) raise_value_error("expected ':' after conversion specifier");
+      if (spec_begin + 1 >= end || (spec_begin + 2 < end && t[spec_begin + 2] != ':'))
+        raise_value_error("expected ':' after conversion specifier");
       conversion = t[spec_begin + 1];
       spec_begin += 2;
     }
@@ -422,9 +448,12 @@ class BraceFormatter {
     Value value = look_up(t.substr(begin, name_end - begin));
     TextBuilder spec(ev_.budget);
     if (spec_begin < end) run(substring(ev_.budget, Value::share(&f), spec_begin, end).string(), spec, depth + 1);
-    if (conversion == 's') value = ev_.to_str(value);
-    else if (conversion == 'r' || conversion == 'a') value = repr(value);
-    else if (conversion != '\0') raise_value_error(std::string("Unknown conversion specifier ") + conversion);
+    if (conversion == 's')
+      value = ev_.to_str(value);
+    else if (conversion == 'r' || conversion == 'a')
+      value = repr(value);
+    else if (conversion != '\0')
+      raise_value_error(std::string("Unknown conversion specifier ") + conversion);
     const std::string text(spec.text());
     if (format_.string().markup) {
       TextBuilder piece(ev_.budget);
@@ -473,11 +502,13 @@ class BraceFormatter {
   Value first(std::string_view name) {
     int64_t index = 0;
     if (name.empty()) {
-      if (numbering_ == Numbering::manual) raise_value_error("cannot switch from manual field specification to automatic field numbering");
+      if (numbering_ == Numbering::manual)
+        raise_value_error("cannot switch from manual field specification to automatic field numbering");
       numbering_ = Numbering::automatic;
       index = next_++;
     } else if (name.find_first_not_of("0123456789") == std::string_view::npos) {
-      if (numbering_ == Numbering::automatic) raise_value_error("cannot switch from automatic field numbering to manual field specification");
+      if (numbering_ == Numbering::automatic)
+        raise_value_error("cannot switch from automatic field numbering to manual field specification");
       numbering_ = Numbering::manual;
       parse_int(name, 10, &index);
     } else {
@@ -486,7 +517,8 @@ class BraceFormatter {
       if (v == nullptr) raise("KeyError", "'" + std::string(name) + "'");
       return *v;
     }
-    if (index >= static_cast<int64_t>(args_.size())) raise("IndexError", "Replacement index " + std::to_string(index) + " out of range for positional args tuple");
+    if (index >= static_cast<int64_t>(args_.size()))
+      raise("IndexError", "Replacement index " + std::to_string(index) + " out of range for positional args tuple");
     return args_[static_cast<size_t>(index)];
   }
 
@@ -501,7 +533,9 @@ class BraceFormatter {
 
 }  // namespace
 
-Value format_percent(Evaluator& ev, const Value& format, const Value& values) { return PercentFormatter(ev, format, values).run(); }
+Value format_percent(Evaluator& ev, const Value& format, const Value& values) {
+  return PercentFormatter(ev, format, values).run();
+}
 
 Value format_braces(Evaluator& ev, const Value& format, const std::vector<Value>& args, const Value& named) {
   TextBuilder out(ev.budget);

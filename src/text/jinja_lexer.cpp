@@ -8,51 +8,91 @@
 
 namespace engine::jinja {
 
-void syntax_error(int line, const std::string& message) { throw Error("chat template: line " + std::to_string(line) + ": " + message); }
+void syntax_error(int line, const std::string& message) {
+  throw Error("chat template: line " + std::to_string(line) + ": " + message);
+}
 
 std::string_view describe(Tok type) {
   switch (type) {
-    case Tok::eof: return "end of template";
-    case Tok::data: return "template data / text";
-    case Tok::block_begin: return "begin of statement block";
-    case Tok::block_end: return "end of statement block";
-    case Tok::variable_begin: return "begin of print statement";
-    case Tok::variable_end: return "end of print statement";
-    case Tok::name: return "name";
-    case Tok::string: return "string";
-    case Tok::integer: return "integer";
-    case Tok::real: return "float";
-    case Tok::add: return "+";
-    case Tok::sub: return "-";
-    case Tok::mul: return "*";
-    case Tok::div: return "/";
-    case Tok::floordiv: return "//";
-    case Tok::mod: return "%";
-    case Tok::pow: return "**";
-    case Tok::tilde: return "~";
-    case Tok::eq: return "==";
-    case Tok::ne: return "!=";
-    case Tok::gt: return ">";
-    case Tok::ge: return ">=";
-    case Tok::lt: return "<";
-    case Tok::le: return "<=";
-    case Tok::assign: return "=";
-    case Tok::dot: return ".";
-    case Tok::colon: return ":";
-    case Tok::pipe: return "|";
-    case Tok::comma: return ",";
-    case Tok::semicolon: return ";";
-    case Tok::lparen: return "(";
-    case Tok::rparen: return ")";
-    case Tok::lbracket: return "[";
-    case Tok::rbracket: return "]";
-    case Tok::lbrace: return "{";
-    case Tok::rbrace: return "}";
+    case Tok::eof:
+      return "end of template";
+    case Tok::data:
+      return "template data / text";
+    case Tok::block_begin:
+      return "begin of statement block";
+    case Tok::block_end:
+      return "end of statement block";
+    case Tok::variable_begin:
+      return "begin of print statement";
+    case Tok::variable_end:
+      return "end of print statement";
+    case Tok::name:
+      return "name";
+    case Tok::string:
+      return "string";
+    case Tok::integer:
+      return "integer";
+    case Tok::real:
+      return "float";
+    case Tok::add:
+      return "+";
+    case Tok::sub:
+      return "-";
+    case Tok::mul:
+      return "*";
+    case Tok::div:
+      return "/";
+    case Tok::floordiv:
+      return "//";
+    case Tok::mod:
+      return "%";
+    case Tok::pow:
+      return "**";
+    case Tok::tilde:
+      return "~";
+    case Tok::eq:
+      return "==";
+    case Tok::ne:
+      return "!=";
+    case Tok::gt:
+      return ">";
+    case Tok::ge:
+      return ">=";
+    case Tok::lt:
+      return "<";
+    case Tok::le:
+      return "<=";
+    case Tok::assign:
+      return "=";
+    case Tok::dot:
+      return ".";
+    case Tok::colon:
+      return ":";
+    case Tok::pipe:
+      return "|";
+    case Tok::comma:
+      return ",";
+    case Tok::semicolon:
+      return ";";
+    case Tok::lparen:
+      return "(";
+    case Tok::rparen:
+      return ")";
+    case Tok::lbracket:
+      return "[";
+    case Tok::rbracket:
+      return "]";
+    case Tok::lbrace:
+      return "{";
+    case Tok::rbrace:
+      return "}";
   }
   return "?";
 }
 
-std::string describe(const Token& token) { return token.type == Tok::name ? token.text : std::string(describe(token.type)); }
+std::string describe(const Token& token) {
+  return token.type == Tok::name ? token.text : std::string(describe(token.type));
+}
 
 namespace {
 
@@ -103,7 +143,8 @@ class Lexer {
 
   /// Moves to `end`, counting lines; the next text starts a line if what was passed ends in a newline.
   void advance(size_t end) {
-    line_ += static_cast<int>(std::count(source_.begin() + static_cast<ptrdiff_t>(pos_), source_.begin() + static_cast<ptrdiff_t>(end), '\n'));
+    line_ += static_cast<int>(std::count(source_.begin() + static_cast<ptrdiff_t>(pos_),
+                                         source_.begin() + static_cast<ptrdiff_t>(end), '\n'));
     if (end > pos_) line_starting_ = source_[end - 1] == '\n';
     pos_ = end;
   }
@@ -149,7 +190,8 @@ class Lexer {
     }
     const char kind = source_[open + 1];
     size_t after = open + 2;
-    const char sign = after < source_.size() && (source_[after] == '-' || source_[after] == '+') ? source_[after] : '\0';
+    const char sign =
+        after < source_.size() && (source_[after] == '-' || source_[after] == '+') ? source_[after] : '\0';
     if (sign != '\0') ++after;
     emit_data(pos_, open, sign, kind == '{');
     if (kind == '#') {
@@ -201,7 +243,8 @@ class Lexer {
   void raw() {
     for (size_t open = source_.find("{%", pos_); open != std::string::npos; open = source_.find("{%", open + 1)) {
       size_t after = open + 2;
-      const char sign = after < source_.size() && (source_[after] == '-' || source_[after] == '+') ? source_[after] : '\0';
+      const char sign =
+          after < source_.size() && (source_[after] == '-' || source_[after] == '+') ? source_[after] : '\0';
       const size_t end = match_raw(after + (sign != '\0' ? 1 : 0), "endraw", true);
       if (end == std::string::npos) continue;
       emit_data(pos_, open, sign, false);
@@ -246,8 +289,9 @@ class Lexer {
   /// (\d+_)*\d+ from `pos`; returns its end, or `pos` if there is none.
   size_t digits(size_t pos) const {
     size_t end = pos;
-    while (end < source_.size() && (ascii_digit(source_[end]) || (source_[end] == '_' && end > pos && ascii_digit(source_[end - 1]) &&
-                                                                  end + 1 < source_.size() && ascii_digit(source_[end + 1]))))
+    while (end < source_.size() &&
+           (ascii_digit(source_[end]) || (source_[end] == '_' && end > pos && ascii_digit(source_[end - 1]) &&
+                                          end + 1 < source_.size() && ascii_digit(source_[end + 1]))))
       ++end;
     return end;
   }
@@ -335,26 +379,51 @@ class Lexer {
       }
       const char c = s[++i];
       switch (c) {
-        case '\n': break;
+        case '\n':
+          break;
         case '\\':
         case '\'':
-        case '"': out.push_back(c); break;
-        case 'a': out.push_back('\a'); break;
-        case 'b': out.push_back('\b'); break;
-        case 'f': out.push_back('\f'); break;
-        case 'n': out.push_back('\n'); break;
-        case 'r': out.push_back('\r'); break;
-        case 't': out.push_back('\t'); break;
-        case 'v': out.push_back('\v'); break;
-        case 'x': i = hex_escape(s, i, 2, &out); break;
-        case 'u': i = hex_escape(s, i, 4, &out); break;
-        case 'U': i = hex_escape(s, i, 8, &out); break;
-        case 'N': syntax_error(line_, "\\N{...} in strings is not supported");
+        case '"':
+          out.push_back(c);
+          break;
+        case 'a':
+          out.push_back('\a');
+          break;
+        case 'b':
+          out.push_back('\b');
+          break;
+        case 'f':
+          out.push_back('\f');
+          break;
+        case 'n':
+          out.push_back('\n');
+          break;
+        case 'r':
+          out.push_back('\r');
+          break;
+        case 't':
+          out.push_back('\t');
+          break;
+        case 'v':
+          out.push_back('\v');
+          break;
+        case 'x':
+          i = hex_escape(s, i, 2, &out);
+          break;
+        case 'u':
+          i = hex_escape(s, i, 4, &out);
+          break;
+        case 'U':
+          i = hex_escape(s, i, 8, &out);
+          break;
+        case 'N':
+          syntax_error(line_, "\\N{...} in strings is not supported");
         default:
           if (c >= '0' && c <= '7') {
             char32_t value = 0;
             size_t n = 0;
-            while (n < 3 && i + n < s.size() && s[i + n] >= '0' && s[i + n] <= '7') value = value * 8 + static_cast<char32_t>(s[i + n++] - '0');
+            while (n < 3 && i + n < s.size() && s[i + n] >= '0' && s[i + n] <= '7')
+              value = value * 8 + static_cast<char32_t>(s[i + n++] - '0');
             utf8_append(&out, value);
             i += n - 1;
           } else {
@@ -369,7 +438,8 @@ class Lexer {
   size_t hex_escape(std::string_view s, size_t i, size_t n, std::string* out) const {
     char32_t value = 0;
     for (size_t k = 1; k <= n; ++k) {
-      if (i + k >= s.size() || digit_value(s[i + k]) >= 16) syntax_error(line_, "truncated \\" + std::string(1, s[i]) + " escape in a string");
+      if (i + k >= s.size() || digit_value(s[i + k]) >= 16)
+        syntax_error(line_, "truncated \\" + std::string(1, s[i]) + " escape in a string");
       value = value * 16 + static_cast<char32_t>(digit_value(s[i + k]));
     }
     if (value > 0x10FFFF) syntax_error(line_, "illegal Unicode character in a string");
@@ -383,11 +453,12 @@ class Lexer {
       Tok type;
     };
     static constexpr Operator operators[] = {
-        {"//", Tok::floordiv}, {"**", Tok::pow}, {"==", Tok::eq}, {"!=", Tok::ne}, {">=", Tok::ge}, {"<=", Tok::le},
-        {"+", Tok::add}, {"-", Tok::sub}, {"/", Tok::div}, {"*", Tok::mul}, {"%", Tok::mod}, {"~", Tok::tilde},
-        {"[", Tok::lbracket}, {"]", Tok::rbracket}, {"(", Tok::lparen}, {")", Tok::rparen}, {"{", Tok::lbrace}, {"}", Tok::rbrace},
-        {">", Tok::gt}, {"<", Tok::lt}, {"=", Tok::assign}, {".", Tok::dot}, {":", Tok::colon}, {"|", Tok::pipe},
-        {",", Tok::comma}, {";", Tok::semicolon}};
+        {"//", Tok::floordiv}, {"**", Tok::pow},   {"==", Tok::eq},      {"!=", Tok::ne},      {">=", Tok::ge},
+        {"<=", Tok::le},       {"+", Tok::add},    {"-", Tok::sub},      {"/", Tok::div},      {"*", Tok::mul},
+        {"%", Tok::mod},       {"~", Tok::tilde},  {"[", Tok::lbracket}, {"]", Tok::rbracket}, {"(", Tok::lparen},
+        {")", Tok::rparen},    {"{", Tok::lbrace}, {"}", Tok::rbrace},   {">", Tok::gt},       {"<", Tok::lt},
+        {"=", Tok::assign},    {".", Tok::dot},    {":", Tok::colon},    {"|", Tok::pipe},     {",", Tok::comma},
+        {";", Tok::semicolon}};
     for (const Operator& o : operators) {
       if (!at(o.text)) continue;
       balance(o.type, open_brackets);
@@ -401,17 +472,31 @@ class Lexer {
   void balance(Tok type, std::string* open) const {
     const auto closes = [&](char got) {
       if (open->empty()) syntax_error(line_, std::string("unexpected '") + got + "'");
-      if (open->back() != got) syntax_error(line_, std::string("unexpected '") + got + "', expected '" + open->back() + "'");
+      if (open->back() != got)
+        syntax_error(line_, std::string("unexpected '") + got + "', expected '" + open->back() + "'");
       open->pop_back();
     };
     switch (type) {
-      case Tok::lbrace: open->push_back('}'); break;
-      case Tok::lparen: open->push_back(')'); break;
-      case Tok::lbracket: open->push_back(']'); break;
-      case Tok::rbrace: closes('}'); break;
-      case Tok::rparen: closes(')'); break;
-      case Tok::rbracket: closes(']'); break;
-      default: break;
+      case Tok::lbrace:
+        open->push_back('}');
+        break;
+      case Tok::lparen:
+        open->push_back(')');
+        break;
+      case Tok::lbracket:
+        open->push_back(']');
+        break;
+      case Tok::rbrace:
+        closes('}');
+        break;
+      case Tok::rparen:
+        closes(')');
+        break;
+      case Tok::rbracket:
+        closes(']');
+        break;
+      default:
+        break;
     }
   }
 

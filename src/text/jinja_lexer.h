@@ -1,4 +1,5 @@
-// Source text of a template to tokens, with Jinja's rules for white space around tags (trim_blocks and lstrip_blocks on).
+// Source text of a template to tokens, with Jinja's rules for white space around tags (trim_blocks and lstrip_blocks
+// on).
 #pragma once
 
 #include <cstdint>
@@ -9,15 +10,48 @@
 namespace engine::jinja {
 
 enum class Tok : uint8_t {
-  eof, data, block_begin, block_end, variable_begin, variable_end, name, string, integer, real,
-  add, sub, mul, div, floordiv, mod, pow, tilde, eq, ne, gt, ge, lt, le, assign, dot, colon, pipe, comma, semicolon,
-  lparen, rparen, lbracket, rbracket, lbrace, rbrace
+  eof,
+  data,
+  block_begin,
+  block_end,
+  variable_begin,
+  variable_end,
+  name,
+  string,
+  integer,
+  real,
+  add,
+  sub,
+  mul,
+  div,
+  floordiv,
+  mod,
+  pow,
+  tilde,
+  eq,
+  ne,
+  gt,
+  ge,
+  lt,
+  le,
+  assign,
+  dot,
+  colon,
+  pipe,
+  comma,
+  semicolon,
+  lparen,
+  rparen,
+  lbracket,
+  rbracket,
+  lbrace,
+  rbrace
 };
 
 struct Token {
   Tok type = Tok::eof;
   int line = 1;
-  std::string text;     // data, name, or the value of a string
+  std::string text;  // data, name, or the value of a string
   int64_t integer = 0;
   double real = 0;
 };

@@ -20,7 +20,9 @@ const Value& need_string(const Value& v, std::string_view method) {
 Value upper(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return map_case(ev, s, CaseMap::upper); }
 Value lower(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return map_case(ev, s, CaseMap::lower); }
 Value title(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return map_case(ev, s, CaseMap::title); }
-Value capitalize(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return map_case(ev, s, CaseMap::capitalize); }
+Value capitalize(Evaluator& ev, const Value& s, const Value*, CallArgs&) {
+  return map_case(ev, s, CaseMap::capitalize);
+}
 Value swapcase(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return map_case(ev, s, CaseMap::swapcase); }
 Value casefold(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return map_case(ev, s, CaseMap::fold); }
 
@@ -34,7 +36,9 @@ Value split_left(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
 Value split_right(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
   return ev.list(split(ev, s, p[0], given(p[1]) ? ev.index_argument(p[1]) : -1, true));
 }
-Value splitlines(Evaluator& ev, const Value& s, const Value* p, CallArgs&) { return ev.list(split_lines(ev, s, flag(ev, p[0]))); }
+Value splitlines(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
+  return ev.list(split_lines(ev, s, flag(ev, p[0])));
+}
 
 Value replace_method(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
   return replace(ev, s, escaped_for(ev, s, p[0]), escaped_for(ev, s, p[1]), given(p[2]) ? ev.index_argument(p[2]) : -1);
@@ -44,7 +48,8 @@ Value cut(Evaluator& ev, const Value& s, size_t at, size_t length, bool found, b
   const size_t n = s.string().text.size();
   const Value empty = ev.text("", true);
   if (!found) return from_right ? ev.tuple({empty, empty, s}) : ev.tuple({s, empty, empty});
-  return ev.tuple({substring(ev.budget, s, 0, at), substring(ev.budget, s, at, at + length), substring(ev.budget, s, at + length, n)});
+  return ev.tuple({substring(ev.budget, s, 0, at), substring(ev.budget, s, at, at + length),
+                   substring(ev.budget, s, at + length, n)});
 }
 Value partition(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
   const std::string_view what = need_string(p[0], "partition").string().text;
@@ -92,7 +97,8 @@ Value has_affix(Evaluator& ev, const Value& s, const Value* p, bool prefix) {
   size_t begin = 0, stop = 0;
   const bool in_range = select_range(ev, s, p[1], p[2], &begin, &stop);
   const auto matches = [&](const Value& affix) {
-    if (!affix.is_string()) raise_type_error(std::string(name) + " first arg must be str or a tuple of str, not " + type_name(affix));
+    if (!affix.is_string())
+      raise_type_error(std::string(name) + " first arg must be str or a tuple of str, not " + type_name(affix));
     if (!in_range) return false;
     const std::string_view t = s.string().text.substr(begin, stop - begin);
     return prefix ? t.starts_with(affix.string().text) : t.ends_with(affix.string().text);
@@ -119,10 +125,18 @@ int64_t found(int64_t index) {
   if (index < 0) raise_value_error("substring not found");
   return index;
 }
-Value find(Evaluator& ev, const Value& s, const Value* p, CallArgs&) { return Value::integer(find_index(ev, s, p, false)); }
-Value rfind(Evaluator& ev, const Value& s, const Value* p, CallArgs&) { return Value::integer(find_index(ev, s, p, true)); }
-Value index(Evaluator& ev, const Value& s, const Value* p, CallArgs&) { return Value::integer(found(find_index(ev, s, p, false))); }
-Value rindex(Evaluator& ev, const Value& s, const Value* p, CallArgs&) { return Value::integer(found(find_index(ev, s, p, true))); }
+Value find(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
+  return Value::integer(find_index(ev, s, p, false));
+}
+Value rfind(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
+  return Value::integer(find_index(ev, s, p, true));
+}
+Value index(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
+  return Value::integer(found(find_index(ev, s, p, false)));
+}
+Value rindex(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
+  return Value::integer(found(find_index(ev, s, p, true)));
+}
 
 Value count(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
   const std::string_view what = need_string(p[0], "count").string().text;
@@ -143,16 +157,23 @@ Value join(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
   for (int64_t i = 0; iter.next(ev, &item); ++i) {
     ev.budget.spend(1);
     if (s.string().markup && !item.is_string()) item = ev.to_str(item);
-    if (!item.is_string()) raise_type_error("sequence item " + std::to_string(i) + ": expected str instance, " + type_name(item) + " found");
+    if (!item.is_string())
+      raise_type_error("sequence item " + std::to_string(i) + ": expected str instance, " + type_name(item) + " found");
     if (i > 0) out.append(s.string());
     out.append(escaped_for(ev, s, item).string());
   }
   return out.finish(s.string().markup);
 }
 
-Value ljust(Evaluator& ev, const Value& s, const Value* p, CallArgs&) { return pad(ev, s, ev.index_argument(p[0]), p[1], false, true); }
-Value rjust(Evaluator& ev, const Value& s, const Value* p, CallArgs&) { return pad(ev, s, ev.index_argument(p[0]), p[1], true, false); }
-Value center(Evaluator& ev, const Value& s, const Value* p, CallArgs&) { return pad(ev, s, ev.index_argument(p[0]), p[1], true, true); }
+Value ljust(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
+  return pad(ev, s, ev.index_argument(p[0]), p[1], false, true);
+}
+Value rjust(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
+  return pad(ev, s, ev.index_argument(p[0]), p[1], true, false);
+}
+Value center(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
+  return pad(ev, s, ev.index_argument(p[0]), p[1], true, true);
+}
 
 Value zfill(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
   const int64_t missing = ev.index_argument(p[0]) - ev.length(s);
@@ -216,7 +237,8 @@ Value translate(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
 
 Value encode(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
   const std::string name = given(p[0]) ? ev.plain(p[0]) : "utf-8";
-  if (name != "utf-8" && name != "utf8" && name != "UTF-8" && name != "ascii") raise("LookupError", "unknown encoding: " + name);
+  if (name != "utf-8" && name != "utf8" && name != "UTF-8" && name != "ascii")
+    raise("LookupError", "unknown encoding: " + name);
   return Value::adopt(new Bytes(&ev.budget, std::string(s.string().text), s.string().all_trusted()));
 }
 
@@ -232,7 +254,8 @@ Value format_map(Evaluator& ev, const Value& s, const Value* p, CallArgs&) {
   return format_braces(ev, s, {}, p[0]);
 }
 
-// --- questions ----------------------------------------------------------------------------------------------------------------
+// --- questions
+// ----------------------------------------------------------------------------------------------------------------
 
 template <class F>
 Value all_chars(Evaluator& ev, const Value& s, bool of_empty, F&& test) {
@@ -255,7 +278,9 @@ Value isascii(Evaluator& ev, const Value& s, const Value*, CallArgs&) {
 Value isdecimal(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return all_chars(ev, s, false, is_decimal); }
 Value isdigit(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return all_chars(ev, s, false, is_digit); }
 Value isnumeric(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return all_chars(ev, s, false, is_numeric); }
-Value isprintable(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return all_chars(ev, s, true, is_printable); }
+Value isprintable(Evaluator& ev, const Value& s, const Value*, CallArgs&) {
+  return all_chars(ev, s, true, is_printable);
+}
 Value isspace(Evaluator& ev, const Value& s, const Value*, CallArgs&) { return all_chars(ev, s, false, is_space); }
 Value isidentifier(Evaluator& ev, const Value& s, const Value*, CallArgs&) {
   bool first = true;

@@ -6,7 +6,8 @@
 
 namespace engine::jinja {
 
-// --- equality and order -----------------------------------------------------------------------------------------------------
+// --- equality and order
+// -----------------------------------------------------------------------------------------------------
 
 bool Evaluator::equal(const Value& a, const Value& b, int depth) {
   budget.spend(1);
@@ -47,9 +48,12 @@ bool Evaluator::equal(const Value& a, const Value& b, int depth) {
       const Range& y = b.as<Range>();
       return x.length == y.length && (x.length == 0 || (x.start == y.start && (x.length == 1 || x.step == y.step)));
     }
-    case Kind::bytes: return a.as<Bytes>().data == b.as<Bytes>().data;
-    case Kind::function: return a.as<Callable>().builtin == b.as<Callable>().builtin;
-    default: return a.same_object(b);
+    case Kind::bytes:
+      return a.as<Bytes>().data == b.as<Bytes>().data;
+    case Kind::function:
+      return a.as<Callable>().builtin == b.as<Callable>().builtin;
+    default:
+      return a.same_object(b);
   }
 }
 
@@ -77,19 +81,27 @@ bool Evaluator::less(const Value& a, const Value& b, int depth) {
   raise_type_error("'<' not supported between instances of '" + type_name(a) + "' and '" + type_name(b) + "'");
 }
 
-// --- arithmetic -------------------------------------------------------------------------------------------------------------
+// --- arithmetic
+// -------------------------------------------------------------------------------------------------------------
 
 namespace {
 
 std::string_view op_name(ExprType op) {
   switch (op) {
-    case ExprType::add: return "+";
-    case ExprType::sub: return "-";
-    case ExprType::mul: return "*";
-    case ExprType::div: return "/";
-    case ExprType::floordiv: return "//";
-    case ExprType::mod: return "%";
-    default: return "** or pow()";
+    case ExprType::add:
+      return "+";
+    case ExprType::sub:
+      return "-";
+    case ExprType::mul:
+      return "*";
+    case ExprType::div:
+      return "/";
+    case ExprType::floordiv:
+      return "//";
+    case ExprType::mod:
+      return "%";
+    default:
+      return "** or pow()";
   }
 }
 
@@ -97,8 +109,10 @@ std::string_view op_name(ExprType op) {
 
 double float_mod(double a, double b) {
   double m = std::fmod(a, b);
-  if (m != 0 && (m < 0) != (b < 0)) m += b;
-  else if (m == 0) m = std::copysign(0.0, b);
+  if (m != 0 && (m < 0) != (b < 0))
+    m += b;
+  else if (m == 0)
+    m = std::copysign(0.0, b);
   return m;
 }
 
@@ -157,9 +171,15 @@ Value integer_op(ExprType op, int64_t a, int64_t b, bool trusted) {
 Value real_op(ExprType op, double a, double b, bool trusted) {
   double r = 0;
   switch (op) {
-    case ExprType::add: r = a + b; break;
-    case ExprType::sub: r = a - b; break;
-    case ExprType::mul: r = a * b; break;
+    case ExprType::add:
+      r = a + b;
+      break;
+    case ExprType::sub:
+      r = a - b;
+      break;
+    case ExprType::mul:
+      r = a * b;
+      break;
     case ExprType::div:
       if (b == 0) raise("ZeroDivisionError", "float division by zero");
       r = a / b;
@@ -187,7 +207,8 @@ Value real_op(ExprType op, double a, double b, bool trusted) {
 void Evaluator::raise_operand_types(std::string_view op, const Value& a, const Value& b) {
   if (a.is_undefined()) raise_undefined(a);
   if (b.is_undefined()) raise_undefined(b);
-  raise_type_error("unsupported operand type(s) for " + std::string(op) + ": '" + type_name(a) + "' and '" + type_name(b) + "'");
+  raise_type_error("unsupported operand type(s) for " + std::string(op) + ": '" + type_name(a) + "' and '" +
+                   type_name(b) + "'");
 }
 
 Value Evaluator::binary(ExprType op, const Value& a, const Value& b) {
@@ -217,12 +238,23 @@ void append_escaped(TextBuilder& out, const String& s) {
   for (size_t i = 0; i < s.text.size(); ++i) {
     std::string_view entity;
     switch (s.text[i]) {
-      case '&': entity = "&amp;"; break;
-      case '<': entity = "&lt;"; break;
-      case '>': entity = "&gt;"; break;
-      case '\'': entity = "&#39;"; break;
-      case '"': entity = "&#34;"; break;
-      default: continue;
+      case '&':
+        entity = "&amp;";
+        break;
+      case '<':
+        entity = "&lt;";
+        break;
+      case '>':
+        entity = "&gt;";
+        break;
+      case '\'':
+        entity = "&#39;";
+        break;
+      case '"':
+        entity = "&#34;";
+        break;
+      default:
+        continue;
     }
     out.append(s, begin, i);
     out.append(entity, trust.at(i));
@@ -236,8 +268,10 @@ Value Evaluator::add(const Value& a, const Value& b) {
     const bool markup = a.string().markup || b.string().markup;
     TextBuilder out(budget);
     for (const Value* v : {&a, &b}) {
-      if (markup && !v->string().markup) append_escaped(out, v->string());
-      else out.append(v->string());
+      if (markup && !v->string().markup)
+        append_escaped(out, v->string());
+      else
+        out.append(v->string());
     }
     return out.finish(markup);
   }
@@ -249,7 +283,8 @@ Value Evaluator::add(const Value& a, const Value& b) {
     joined.insert(joined.end(), more.begin(), more.end());
     return a.is(Kind::list) ? list(std::move(joined)) : tuple(std::move(joined));
   }
-  if (a.is_string() && !b.is_undefined()) raise_type_error("can only concatenate str (not \"" + type_name(b) + "\") to str");
+  if (a.is_string() && !b.is_undefined())
+    raise_type_error("can only concatenate str (not \"" + type_name(b) + "\") to str");
   raise_operand_types("+", a, b);
 }
 

@@ -1,4 +1,5 @@
-// Tokens to tree. The grammar and its corners (what a filter binds to, where a tuple ends, that `not x is y` negates the test) follow Jinja's.
+// Tokens to tree. The grammar and its corners (what a filter binds to, where a tuple ends, that `not x is y` negates
+// the test) follow Jinja's.
 #include <optional>
 
 #include "base/error.h"
@@ -97,7 +98,8 @@ class Parser {
 
   struct Nest {
     explicit Nest(Parser& p) : parser(p) {
-      if (++parser.depth_ > max_source_nesting) parser.fail("nested too deeply: expected at most " + std::to_string(max_source_nesting) + " levels");
+      if (++parser.depth_ > max_source_nesting)
+        parser.fail("nested too deeply: expected at most " + std::to_string(max_source_nesting) + " levels");
     }
     ~Nest() { --parser.depth_; }
     Parser& parser;
@@ -161,12 +163,22 @@ class Parser {
       std::string_view tag;
       Stmt* (Parser::*parse)();
     };
-    static constexpr Row rows[] = {
-        {"for", &Parser::for_statement}, {"if", &Parser::if_statement}, {"set", &Parser::set_statement}, {"macro", &Parser::macro_statement},
-        {"call", &Parser::call_statement}, {"filter", &Parser::filter_statement}, {"with", &Parser::with_statement},
-        {"print", &Parser::print_statement}, {"generation", &Parser::generation_statement}, {"break", &Parser::loop_control},
-        {"continue", &Parser::loop_control}, {"block", &Parser::block_statement}, {"extends", &Parser::loader_statement},
-        {"include", &Parser::loader_statement}, {"import", &Parser::loader_statement}, {"from", &Parser::loader_statement}};
+    static constexpr Row rows[] = {{"for", &Parser::for_statement},
+                                   {"if", &Parser::if_statement},
+                                   {"set", &Parser::set_statement},
+                                   {"macro", &Parser::macro_statement},
+                                   {"call", &Parser::call_statement},
+                                   {"filter", &Parser::filter_statement},
+                                   {"with", &Parser::with_statement},
+                                   {"print", &Parser::print_statement},
+                                   {"generation", &Parser::generation_statement},
+                                   {"break", &Parser::loop_control},
+                                   {"continue", &Parser::loop_control},
+                                   {"block", &Parser::block_statement},
+                                   {"extends", &Parser::loader_statement},
+                                   {"include", &Parser::loader_statement},
+                                   {"import", &Parser::loader_statement},
+                                   {"from", &Parser::loader_statement}};
     for (const Row& row : rows) {
       if (!at_name(row.tag)) continue;
       open_tags_.emplace_back(row.tag);
@@ -316,7 +328,8 @@ class Parser {
     return s;
   }
 
-  /// extends, include, import, from: there is nothing to load from. As in Jinja that is an error only when it is reached.
+  /// extends, include, import, from: there is nothing to load from. As in Jinja that is an error only when it is
+  /// reached.
   Stmt* loader_statement() {
     const Token& token = next();
     Stmt* s = make(StmtType::loader, token.line);
@@ -416,12 +429,24 @@ class Parser {
     while (true) {
       std::optional<CompareOp> op;
       switch (current().type) {
-        case Tok::eq: op = CompareOp::eq; break;
-        case Tok::ne: op = CompareOp::ne; break;
-        case Tok::lt: op = CompareOp::lt; break;
-        case Tok::le: op = CompareOp::le; break;
-        case Tok::gt: op = CompareOp::gt; break;
-        case Tok::ge: op = CompareOp::ge; break;
+        case Tok::eq:
+          op = CompareOp::eq;
+          break;
+        case Tok::ne:
+          op = CompareOp::ne;
+          break;
+        case Tok::lt:
+          op = CompareOp::lt;
+          break;
+        case Tok::le:
+          op = CompareOp::le;
+          break;
+        case Tok::gt:
+          op = CompareOp::gt;
+          break;
+        case Tok::ge:
+          op = CompareOp::ge;
+          break;
         default:
           if (at_name("in")) {
             op = CompareOp::in;
@@ -464,11 +489,20 @@ class Parser {
     while (true) {
       ExprType type;
       switch (current().type) {
-        case Tok::mul: type = ExprType::mul; break;
-        case Tok::div: type = ExprType::div; break;
-        case Tok::floordiv: type = ExprType::floordiv; break;
-        case Tok::mod: type = ExprType::mod; break;
-        default: return left;
+        case Tok::mul:
+          type = ExprType::mul;
+          break;
+        case Tok::div:
+          type = ExprType::div;
+          break;
+        case Tok::floordiv:
+          type = ExprType::floordiv;
+          break;
+        case Tok::mod:
+          type = ExprType::mod;
+          break;
+        default:
+          return left;
       }
       next();
       left = binary(type, left, power());
@@ -476,7 +510,8 @@ class Parser {
   }
 
   Expr* power() {
-    // Jinja nests to the left here, but it writes the Python source `a ** b ** c`-like with parentheses of its own: ((a ** b) ** c).
+    // Jinja nests to the left here, but it writes the Python source `a ** b ** c`-like with parentheses of its own: ((a
+    // ** b) ** c).
     Expr* left = unary(true);
     while (skip_if(Tok::pow)) left = binary(ExprType::pow, left, unary(true));
     return left;
@@ -514,17 +549,24 @@ class Parser {
         while (at(Tok::string)) text += next().text;
         return constant(string_value(std::move(text)), token.line);
       }
-      case Tok::integer: next(); return constant(Value::integer(token.integer), token.line);
-      case Tok::real: next(); return constant(Value::real(token.real), token.line);
+      case Tok::integer:
+        next();
+        return constant(Value::integer(token.integer), token.line);
+      case Tok::real:
+        next();
+        return constant(Value::real(token.real), token.line);
       case Tok::lparen: {
         next();
         Expr* e = tuple(true, {}, true);
         expect(Tok::rparen);
         return e;
       }
-      case Tok::lbracket: return list();
-      case Tok::lbrace: return dict();
-      default: fail("unexpected '" + describe(token) + "'");
+      case Tok::lbracket:
+        return list();
+      case Tok::lbrace:
+        return dict();
+      default:
+        fail("unexpected '" + describe(token) + "'");
     }
   }
 
@@ -706,7 +748,8 @@ class Parser {
     return name;
   }
 
-  /// Filters after `value`; with `inline_start` the first has no bar (the filter tag). Null if there are none and no value.
+  /// Filters after `value`; with `inline_start` the first has no bar (the filter tag). Null if there are none and no
+  /// value.
   Expr* filter_chain(Expr* value, bool inline_start) {
     while (inline_start || at(Tok::pipe)) {
       if (!inline_start) next();
@@ -728,8 +771,8 @@ class Parser {
     e->name = ast_.intern(dotted_name());
     if (at(Tok::lparen)) {
       call_arguments(&e->args);
-    } else if ((at(Tok::name) && !at_any_name({"else", "or", "and"})) || at(Tok::string) || at(Tok::integer) || at(Tok::real) ||
-               at(Tok::lbracket) || at(Tok::lbrace)) {
+    } else if ((at(Tok::name) && !at_any_name({"else", "or", "and"})) || at(Tok::string) || at(Tok::integer) ||
+               at(Tok::real) || at(Tok::lbracket) || at(Tok::lbrace)) {
       if (at_name("is")) fail("You cannot chain multiple tests with is");
       e->args.positional.push_back(postfix(primary()));
     }

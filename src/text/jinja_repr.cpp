@@ -76,14 +76,22 @@ void append_string_repr(TextBuilder& out, const String& s) {
   if (s.markup) out.append("Markup(", trusted);
   out.append(quotes, trusted);
   append_mapped(out, s, [&](char32_t c, std::string* to) {
-    if (c == static_cast<char32_t>(quote) || c == '\\') *to = {'\\', static_cast<char>(c)};
-    else if (c == '\n') *to = "\\n";
-    else if (c == '\r') *to = "\\r";
-    else if (c == '\t') *to = "\\t";
-    else if (is_printable(c)) return false;
-    else if (c < 0x100) *to = "\\x", append_hex(to, c, 2);
-    else if (c < 0x10000) *to = "\\u", append_hex(to, c, 4);
-    else *to = "\\U", append_hex(to, c, 8);
+    if (c == static_cast<char32_t>(quote) || c == '\\')
+      *to = {'\\', static_cast<char>(c)};
+    else if (c == '\n')
+      *to = "\\n";
+    else if (c == '\r')
+      *to = "\\r";
+    else if (c == '\t')
+      *to = "\\t";
+    else if (is_printable(c))
+      return false;
+    else if (c < 0x100)
+      *to = "\\x", append_hex(to, c, 2);
+    else if (c < 0x10000)
+      *to = "\\u", append_hex(to, c, 4);
+    else
+      *to = "\\U", append_hex(to, c, 8);
     return true;
   });
   out.append(quotes, trusted);
@@ -96,12 +104,18 @@ std::string bytes_repr(std::string_view data) {
   out += quote;
   for (const char ch : data) {
     const auto c = static_cast<unsigned char>(ch);
-    if (c == static_cast<unsigned char>(quote) || c == '\\') out += '\\', out += ch;
-    else if (c == '\n') out += "\\n";
-    else if (c == '\r') out += "\\r";
-    else if (c == '\t') out += "\\t";
-    else if (c >= 0x20 && c < 0x7f) out += ch;
-    else out += "\\x", append_hex(&out, c, 2);
+    if (c == static_cast<unsigned char>(quote) || c == '\\')
+      out += '\\', out += ch;
+    else if (c == '\n')
+      out += "\\n";
+    else if (c == '\r')
+      out += "\\r";
+    else if (c == '\t')
+      out += "\\t";
+    else if (c >= 0x20 && c < 0x7f)
+      out += ch;
+    else
+      out += "\\x", append_hex(&out, c, 2);
   }
   out += quote;
   return out;
@@ -130,7 +144,8 @@ std::string Evaluator::plain(const Value& v) {
   return std::string(s.string().text);
 }
 
-void Evaluator::append_container(TextBuilder& out, const std::vector<Value>& items, std::string_view open, std::string_view close, int depth) {
+void Evaluator::append_container(TextBuilder& out, const std::vector<Value>& items, std::string_view open,
+                                 std::string_view close, int depth) {
   out.append(open, false);
   for (size_t i = 0; i < items.size(); ++i) {
     if (i > 0) out.append(", ", false);
@@ -139,20 +154,39 @@ void Evaluator::append_container(TextBuilder& out, const std::vector<Value>& ite
   out.append(close, false);
 }
 
-/// The punctuation of containers is marked untrusted: most hold input, and a template never needs it to form a control token.
+/// The punctuation of containers is marked untrusted: most hold input, and a template never needs it to form a control
+/// token.
 void Evaluator::append_repr(TextBuilder& out, const Value& v, int depth) {
   budget.spend(1);
   if (depth > max_nesting) raise_too_nested();
   switch (v.kind()) {
-    case Kind::none: out.append("None", v.trusted()); break;
-    case Kind::boolean: out.append(v.as_bool() ? "True" : "False", v.trusted()); break;
-    case Kind::integer: out.append(std::to_string(v.as_integer()), v.trusted()); break;
-    case Kind::big_uint: out.append(std::to_string(v.as_big_uint()), v.trusted()); break;
-    case Kind::real: out.append(float_repr(v.as_real()), v.trusted()); break;
-    case Kind::string: append_string_repr(out, v.string()); break;
-    case Kind::bytes: out.append(bytes_repr(v.as<Bytes>().data), v.as<Bytes>().trusted); break;
-    case Kind::list: append_container(out, v.list().items, "[", "]", depth); break;
-    case Kind::tuple: append_container(out, v.list().items, "(", v.list().items.size() == 1 ? ",)" : ")", depth); break;
+    case Kind::none:
+      out.append("None", v.trusted());
+      break;
+    case Kind::boolean:
+      out.append(v.as_bool() ? "True" : "False", v.trusted());
+      break;
+    case Kind::integer:
+      out.append(std::to_string(v.as_integer()), v.trusted());
+      break;
+    case Kind::big_uint:
+      out.append(std::to_string(v.as_big_uint()), v.trusted());
+      break;
+    case Kind::real:
+      out.append(float_repr(v.as_real()), v.trusted());
+      break;
+    case Kind::string:
+      append_string_repr(out, v.string());
+      break;
+    case Kind::bytes:
+      out.append(bytes_repr(v.as<Bytes>().data), v.as<Bytes>().trusted);
+      break;
+    case Kind::list:
+      append_container(out, v.list().items, "[", "]", depth);
+      break;
+    case Kind::tuple:
+      append_container(out, v.list().items, "(", v.list().items.size() == 1 ? ",)" : ")", depth);
+      break;
     case Kind::dict: {
       out.append("{", false);
       bool first = true;
@@ -166,10 +200,14 @@ void Evaluator::append_repr(TextBuilder& out, const Value& v, int depth) {
       out.append("}", false);
       break;
     }
-    case Kind::view: append_container(out, items(v), type_name(v) + "([", "])", depth); break;
+    case Kind::view:
+      append_container(out, items(v), type_name(v) + "([", "])", depth);
+      break;
     case Kind::range: {
       const Range& r = v.as<Range>();
-      out.append("range(" + std::to_string(r.start) + ", " + std::to_string(r.stop) + (r.step != 1 ? ", " + std::to_string(r.step) : "") + ")", true);
+      out.append("range(" + std::to_string(r.start) + ", " + std::to_string(r.stop) +
+                     (r.step != 1 ? ", " + std::to_string(r.step) : "") + ")",
+                 true);
       break;
     }
     case Kind::name_space:
@@ -178,7 +216,9 @@ void Evaluator::append_repr(TextBuilder& out, const Value& v, int depth) {
       out.append(">", true);
       break;
     case Kind::loop:
-      out.append("<LoopContext " + std::to_string(v.as<Loop>().index0 + 1) + "/" + std::to_string(v.as<Loop>().length(*this)) + ">", true);
+      out.append("<LoopContext " + std::to_string(v.as<Loop>().index0 + 1) + "/" +
+                     std::to_string(v.as<Loop>().length(*this)) + ">",
+                 true);
       break;
     case Kind::macro: {
       const String* name = v.as<Macro>().function->name;
@@ -186,12 +226,16 @@ void Evaluator::append_repr(TextBuilder& out, const Value& v, int depth) {
       break;
     }
     case Kind::function:
-    case Kind::method: out.append("<" + type_name(v) + " " + std::string(v.as<Callable>().builtin->name) + ">", true); break;
-    default: out.append(v.is_undefined() ? "Undefined" : "<" + type_name(v) + " object>", true);
+    case Kind::method:
+      out.append("<" + type_name(v) + " " + std::string(v.as<Callable>().builtin->name) + ">", true);
+      break;
+    default:
+      out.append(v.is_undefined() ? "Undefined" : "<" + type_name(v) + " object>", true);
   }
 }
 
-// --- JSON -----------------------------------------------------------------------------------------------------------------
+// --- JSON
+// -----------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -199,16 +243,26 @@ void append_json_string(TextBuilder& out, const String& s, bool ensure_ascii) {
   const bool trusted = s.all_trusted();
   out.append("\"", trusted);
   append_mapped(out, s, [&](char32_t c, std::string* to) {
-    if (c == '"') *to = "\\\"";
-    else if (c == '\\') *to = "\\\\";
-    else if (c == '\n') *to = "\\n";
-    else if (c == '\r') *to = "\\r";
-    else if (c == '\t') *to = "\\t";
-    else if (c == '\b') *to = "\\b";
-    else if (c == '\f') *to = "\\f";
-    else if (c < 0x20) *to = "\\u", append_hex(to, c, 4);
-    else if (c < 0x7f || !ensure_ascii) return false;
-    else if (c < 0x10000) *to = "\\u", append_hex(to, c, 4);
+    if (c == '"')
+      *to = "\\\"";
+    else if (c == '\\')
+      *to = "\\\\";
+    else if (c == '\n')
+      *to = "\\n";
+    else if (c == '\r')
+      *to = "\\r";
+    else if (c == '\t')
+      *to = "\\t";
+    else if (c == '\b')
+      *to = "\\b";
+    else if (c == '\f')
+      *to = "\\f";
+    else if (c < 0x20)
+      *to = "\\u", append_hex(to, c, 4);
+    else if (c < 0x7f || !ensure_ascii)
+      return false;
+    else if (c < 0x10000)
+      *to = "\\u", append_hex(to, c, 4);
     else {
       *to = "\\u";
       append_hex(to, 0xD800 + ((c - 0x10000) >> 10), 4);
@@ -231,12 +285,19 @@ void append_json_key(Evaluator& ev, TextBuilder& out, const Value& key, bool ens
   if (key.is_string()) return append_json_string(out, key.string(), ensure_ascii);
   std::string text;
   switch (key.kind()) {
-    case Kind::none: text = "null"; break;
-    case Kind::boolean: text = key.as_bool() ? "true" : "false"; break;
+    case Kind::none:
+      text = "null";
+      break;
+    case Kind::boolean:
+      text = key.as_bool() ? "true" : "false";
+      break;
     case Kind::integer:
     case Kind::big_uint:
-    case Kind::real: text = json_number(key); break;
-    default: raise_type_error("keys must be str, int, float, bool or None, not " + type_name(key));
+    case Kind::real:
+      text = json_number(key);
+      break;
+    default:
+      raise_type_error("keys must be str, int, float, bool or None, not " + type_name(key));
   }
   const Value s = ev.text(std::move(text), key.trusted());
   append_json_string(out, s.string(), ensure_ascii);
@@ -254,11 +315,17 @@ void append_json(Evaluator& ev, TextBuilder& out, const Value& v, const JsonStyl
   ev.budget.spend(1);
   if (depth > max_nesting) raise_too_nested();
   switch (v.kind()) {
-    case Kind::none: out.append("null", v.trusted()); break;
-    case Kind::boolean: out.append(v.as_bool() ? "true" : "false", v.trusted()); break;
+    case Kind::none:
+      out.append("null", v.trusted());
+      break;
+    case Kind::boolean:
+      out.append(v.as_bool() ? "true" : "false", v.trusted());
+      break;
     case Kind::integer:
     case Kind::big_uint:
-    case Kind::real: out.append(json_number(v), v.trusted()); break;
+    case Kind::real:
+      out.append(json_number(v), v.trusted());
+      break;
     case Kind::string:
       ev.budget.spend(v.string().text.size() / 64);
       append_json_string(out, v.string(), style.ensure_ascii);
@@ -280,7 +347,8 @@ void append_json(Evaluator& ev, TextBuilder& out, const Value& v, const JsonStyl
       std::vector<const DictEntry*> entries;
       for (const DictEntry& e : v.dict().entries) entries.push_back(&e);
       if (style.sort_keys) {
-        std::stable_sort(entries.begin(), entries.end(), [&](const DictEntry* a, const DictEntry* b) { return ev.less(a->key, b->key); });
+        std::stable_sort(entries.begin(), entries.end(),
+                         [&](const DictEntry* a, const DictEntry* b) { return ev.less(a->key, b->key); });
       }
       out.append("{", false);
       bool first = true;
@@ -296,7 +364,8 @@ void append_json(Evaluator& ev, TextBuilder& out, const Value& v, const JsonStyl
       out.append("}", false);
       break;
     }
-    default: raise_type_error("Object of type " + type_name(v) + " is not JSON serializable");
+    default:
+      raise_type_error("Object of type " + type_name(v) + " is not JSON serializable");
   }
 }
 

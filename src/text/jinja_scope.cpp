@@ -1,5 +1,6 @@
-// Binds names to slots the way Jinja's compiler turns them into Python variables (jinja2/idtracking.py and compiler.py): a scope resolves the names it uses when it is entered,
-// loop bodies see the outer variable afresh in every turn, macros see their surroundings by reference. Templates rely on each of these.
+// Binds names to slots the way Jinja's compiler turns them into Python variables (jinja2/idtracking.py and
+// compiler.py): a scope resolves the names it uses when it is entered, loop bodies see the outer variable afresh in
+// every turn, macros see their surroundings by reference. Templates rely on each of these.
 #include <map>
 #include <unordered_set>
 
@@ -17,12 +18,15 @@ struct Ident {
   int slot = -1;
 };
 
-/// The names of one scope. jinja2's class Symbols, with its branch bookkeeping reduced to what it amounts to: a name that is stored under an `if` starts
-/// out as what it was outside, any other as undefined.
+/// The names of one scope. jinja2's class Symbols, with its branch bookkeeping reduced to what it amounts to: a name
+/// that is stored under an `if` starts out as what it was outside, any other as undefined.
 class Symbols {
  public:
   Symbols(Symbols* parent, Function* function, std::string prefix = {})
-      : parent_(parent), function_(function), level_(parent == nullptr ? 0 : parent->level_ + 1), prefix_(std::move(prefix)) {}
+      : parent_(parent),
+        function_(function),
+        level_(parent == nullptr ? 0 : parent->level_ + 1),
+        prefix_(std::move(prefix)) {}
 
   Function* function() const { return function_; }
 
@@ -34,9 +38,12 @@ class Symbols {
     const bool known = refs_.count(name) != 0;
     if (known && !in_branch) return;
     const Ident outer = parent_ != nullptr ? parent_->find(name) : Ident{};
-    if (outer.function != nullptr) define(name, {ScopeLoad::From::alias, -1, reference(outer), nullptr});
-    else if (in_branch) define(name, {ScopeLoad::From::context, -1, {}, name});
-    else define(name, {ScopeLoad::From::nothing, -1, {}, nullptr});
+    if (outer.function != nullptr)
+      define(name, {ScopeLoad::From::alias, -1, reference(outer), nullptr});
+    else if (in_branch)
+      define(name, {ScopeLoad::From::context, -1, {}, name});
+    else
+      define(name, {ScopeLoad::From::nothing, -1, {}, nullptr});
   }
   int declare_parameter(const String* name) {
     stores_.insert(name);
@@ -48,7 +55,8 @@ class Symbols {
   }
   VarRef ref(const String* name) {
     Ident ident = find(name);
-    if (ident.function == nullptr) {  // used only where Jinja's analysis does not look (the arguments of a set block's filter)
+    if (ident.function ==
+        nullptr) {  // used only where Jinja's analysis does not look (the arguments of a set block's filter)
       load(name);
       ident = find(name);
     }
@@ -100,7 +108,8 @@ class Symbols {
   std::unordered_set<const String*> stores_;
 };
 
-// --- what a scope uses (FrameSymbolVisitor) -------------------------------------------------------------------------------
+// --- what a scope uses (FrameSymbolVisitor)
+// -------------------------------------------------------------------------------
 
 template <class F>
 void for_each_part(const Expr& e, F&& f) {
@@ -117,9 +126,12 @@ void for_each_part(const Expr& e, F&& f) {
 void note(Symbols& symbols, const Expr* e, bool in_branch, bool as_parameter = false) {
   if (e == nullptr) return;
   if (e->type == ExprType::name) {
-    if (as_parameter || e->parameter) symbols.declare_parameter(e->name);
-    else if (e->store) symbols.store(e->name, in_branch);
-    else symbols.load(e->name);
+    if (as_parameter || e->parameter)
+      symbols.declare_parameter(e->name);
+    else if (e->store)
+      symbols.store(e->name, in_branch);
+    else
+      symbols.load(e->name);
     return;
   }
   if (e->type == ExprType::namespace_ref) {
@@ -140,10 +152,14 @@ void note(Symbols& symbols, const std::vector<Stmt*>& body, bool in_branch = fal
         note(symbols, s->target, in_branch);
         break;
       case StmtType::set_block:
-      case StmtType::macro: note(symbols, s->target, in_branch); break;
+      case StmtType::macro:
+        note(symbols, s->target, in_branch);
+        break;
       case StmtType::for_:
       case StmtType::call_block:
-      case StmtType::filter_block: note(symbols, s->expr, in_branch); break;
+      case StmtType::filter_block:
+        note(symbols, s->expr, in_branch);
+        break;
       case StmtType::with:
         for (const Expr* e : s->values) note(symbols, e, in_branch);
         break;
@@ -158,12 +174,14 @@ void note(Symbols& symbols, const std::vector<Stmt*>& body, bool in_branch = fal
       case StmtType::break_:
       case StmtType::continue_:
       case StmtType::block:
-      case StmtType::loader: break;
+      case StmtType::loader:
+        break;
     }
   }
 }
 
-// --- special names (UndeclaredNameVisitor) --------------------------------------------------------------------------------
+// --- special names (UndeclaredNameVisitor)
+// --------------------------------------------------------------------------------
 
 enum class Seen { no, read, stored };
 
@@ -204,7 +222,8 @@ Seen first_use(const std::vector<Stmt*>& body, std::string_view name) {
 
 bool reads(const std::vector<Stmt*>& body, std::string_view name) { return first_use(body, name) == Seen::read; }
 
-// --- binding --------------------------------------------------------------------------------------------------------------
+// --- binding
+// --------------------------------------------------------------------------------------------------------------
 
 /// What surrounds the code being bound.
 struct Place {
@@ -235,8 +254,11 @@ class Binder {
 
   void bind(Stmt& s, const Place& place) {
     switch (s.type) {
-      case StmtType::text: break;
-      case StmtType::output: bind_all(s.exprs, place); break;
+      case StmtType::text:
+        break;
+      case StmtType::output:
+        bind_all(s.exprs, place);
+        break;
       case StmtType::set:
         bind(s.target, place);
         bind(s.expr, place);
@@ -251,7 +273,9 @@ class Binder {
         }
         break;
       }
-      case StmtType::for_: bind_for(s, place); break;
+      case StmtType::for_:
+        bind_for(s, place);
+        break;
       case StmtType::set_block: {
         Symbols symbols(place.symbols, place.symbols->function());
         note(symbols, s.body);
@@ -294,13 +318,20 @@ class Binder {
         bind_function(s, place);
         bind(s.expr, place);
         break;
-      case StmtType::generation: bind_function(s, place); break;
-      case StmtType::block: bind_block(s); break;
+      case StmtType::generation:
+        bind_function(s, place);
+        break;
+      case StmtType::block:
+        bind_block(s);
+        break;
       case StmtType::break_:
       case StmtType::continue_:
-        if (!place.in_loop) syntax_error(s.line, std::string("'") + (s.type == StmtType::break_ ? "break" : "continue") + "' outside loop");
+        if (!place.in_loop)
+          syntax_error(s.line,
+                       std::string("'") + (s.type == StmtType::break_ ? "break" : "continue") + "' outside loop");
         break;
-      case StmtType::loader: break;
+      case StmtType::loader:
+        break;
     }
   }
 
@@ -394,7 +425,8 @@ class Binder {
 
   /// A block is compiled apart from the rest: it sees the context and the template's top-level variables, nothing else.
   void bind_block(Stmt& s) {
-    if (!block_names_.insert(s.text).second) syntax_error(s.line, "block '" + std::string(s.text->text) + "' defined twice");
+    if (!block_names_.insert(s.text).second)
+      syntax_error(s.line, "block '" + std::string(s.text->text) + "' defined twice");
     Symbols symbols(nullptr, s.function.get());
     note(symbols, s.body);
     Place place{&symbols};
@@ -411,25 +443,33 @@ class Binder {
     Place inside = place;
     switch (e->type) {
       case ExprType::name:
-        if (e->store && !e->parameter && place.in_for && e->name->text == "loop") syntax_error(e->line, "Can't assign to special loop variable in for-loop");
+        if (e->store && !e->parameter && place.in_for && e->name->text == "loop")
+          syntax_error(e->line, "Can't assign to special loop variable in for-loop");
         e->ref = place.symbols->ref(e->name);
         break;
-      case ExprType::namespace_ref: e->ref = place.symbols->ref(e->name); break;
-      case ExprType::cond: inside.soft = true; break;
+      case ExprType::namespace_ref:
+        e->ref = place.symbols->ref(e->name);
+        break;
+      case ExprType::cond:
+        inside.soft = true;
+        break;
       case ExprType::filter:
         e->builtin = find_filter(e->name->text);
-        if (e->builtin == nullptr && !place.soft) syntax_error(e->line, "No filter named '" + std::string(e->name->text) + "'.");
+        if (e->builtin == nullptr && !place.soft)
+          syntax_error(e->line, "No filter named '" + std::string(e->name->text) + "'.");
         break;
       case ExprType::test:
         e->builtin = find_test(e->name->text);
-        if (e->builtin == nullptr && !place.soft) syntax_error(e->line, "No test named '" + std::string(e->name->text) + "'.");
+        if (e->builtin == nullptr && !place.soft)
+          syntax_error(e->line, "No test named '" + std::string(e->name->text) + "'.");
         break;
       case ExprType::attribute:
         e->string_method = find_method(Kind::string, e->name->text);
         e->dict_method = find_method(Kind::dict, e->name->text);
         e->list_method = find_method(Kind::list, e->name->text);
         break;
-      default: break;
+      default:
+        break;
     }
     for_each_part(*e, [&](Expr& part) { bind(&part, inside); });
   }

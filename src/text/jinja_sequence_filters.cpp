@@ -52,7 +52,9 @@ struct Keyed {
 
 /// Python's sorted(): stable; `reverse` keeps the order of equals too.
 void sort_keyed(Evaluator& ev, std::vector<Keyed>& items, bool reverse) {
-  std::stable_sort(items.begin(), items.end(), [&](const Keyed& a, const Keyed& b) { return reverse ? ev.less(b.key, a.key) : ev.less(a.key, b.key); });
+  std::stable_sort(items.begin(), items.end(), [&](const Keyed& a, const Keyed& b) {
+    return reverse ? ev.less(b.key, a.key) : ev.less(a.key, b.key);
+  });
 }
 
 Value items_of(Evaluator& ev, std::vector<Keyed>& keyed) {
@@ -62,7 +64,8 @@ Value items_of(Evaluator& ev, std::vector<Keyed>& keyed) {
   return ev.list(std::move(out));
 }
 
-// --- picking and ordering -----------------------------------------------------------------------------------------------------
+// --- picking and ordering
+// -----------------------------------------------------------------------------------------------------
 
 Value first(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
   Iter iter(ev, v);
@@ -109,7 +112,8 @@ Value random_filter(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
   const int64_t n = ev.length(v);
   if (n == 0) return ev.undefined_hint("No random item, sequence was empty.");
   const auto now = static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-  return ev.item(v, Value::integer(static_cast<int64_t>((now * 0x9E3779B97F4A7C15ull >> 33) % static_cast<uint64_t>(n))));
+  return ev.item(v,
+                 Value::integer(static_cast<int64_t>((now * 0x9E3779B97F4A7C15ull >> 33) % static_cast<uint64_t>(n))));
 }
 
 Value sort(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
@@ -195,7 +199,8 @@ Value join(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   return out.finish();
 }
 
-// --- lazy ones ----------------------------------------------------------------------------------------------------------------
+// --- lazy ones
+// ----------------------------------------------------------------------------------------------------------------
 
 struct LazyState {
   std::unique_ptr<Iter> iter;
@@ -276,10 +281,18 @@ Value select_by(Evaluator& ev, const Value& v, CallArgs& args, bool by_attribute
   });
 }
 
-Value select(Evaluator& ev, const Value& v, const Value*, CallArgs& args) { return select_by(ev, v, args, false, true); }
-Value reject(Evaluator& ev, const Value& v, const Value*, CallArgs& args) { return select_by(ev, v, args, false, false); }
-Value select_attribute(Evaluator& ev, const Value& v, const Value*, CallArgs& args) { return select_by(ev, v, args, true, true); }
-Value reject_attribute(Evaluator& ev, const Value& v, const Value*, CallArgs& args) { return select_by(ev, v, args, true, false); }
+Value select(Evaluator& ev, const Value& v, const Value*, CallArgs& args) {
+  return select_by(ev, v, args, false, true);
+}
+Value reject(Evaluator& ev, const Value& v, const Value*, CallArgs& args) {
+  return select_by(ev, v, args, false, false);
+}
+Value select_attribute(Evaluator& ev, const Value& v, const Value*, CallArgs& args) {
+  return select_by(ev, v, args, true, true);
+}
+Value reject_attribute(Evaluator& ev, const Value& v, const Value*, CallArgs& args) {
+  return select_by(ev, v, args, true, false);
+}
 
 Value unique(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   auto state = std::make_shared<LazyState>();
@@ -312,7 +325,8 @@ Value items_filter(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
   return iterate(ev, "generator", std::move(pairs));
 }
 
-// --- grouping -----------------------------------------------------------------------------------------------------------------
+// --- grouping
+// -----------------------------------------------------------------------------------------------------------------
 
 Value batch(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   const int64_t size = ev.index_argument(p[0]);
@@ -383,11 +397,13 @@ Value group_by(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
 Value attribute_filter(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   // Attributes proper only: no fall back to items, so a dict's keys are not found.
   const Value name = ev.to_str(p[0]);
-  if (v.is(Kind::dict) && find_method(Kind::dict, name.string().text) == nullptr) return Value::undefined(UndefinedWhy::attribute, &name.string(), Kind::dict);
+  if (v.is(Kind::dict) && find_method(Kind::dict, name.string().text) == nullptr)
+    return Value::undefined(UndefinedWhy::attribute, &name.string(), Kind::dict);
   return ev.attribute(v, name.string());
 }
 
-// --- pprint -------------------------------------------------------------------------------------------------------------------
+// --- pprint
+// -------------------------------------------------------------------------------------------------------------------
 
 /// Python's pprint: on one line if it fits 80 columns, else one item a line. Dicts are sorted by key.
 class PrettyPrinter {
@@ -454,7 +470,8 @@ class PrettyPrinter {
       const Value text = key.finish();
       out_.append(text.string());
       out_.append(": ", false);
-      print(dict.entries[i].value, column + 3 + text.string().length(), i + 1 == dict.entries.size() ? after + 1 : 1, depth + 1);
+      print(dict.entries[i].value, column + 3 + text.string().length(), i + 1 == dict.entries.size() ? after + 1 : 1,
+            depth + 1);
     }
     out_.append("}", false);
   }

@@ -13,7 +13,8 @@
 
 namespace engine::jinja {
 
-// --- case -----------------------------------------------------------------------------------------------------------------
+// --- case
+// -----------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -26,12 +27,15 @@ bool is_case_ignorable(char32_t c) {
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_SK: return true;
-    default: break;
+    case UTF8PROC_CATEGORY_SK:
+      return true;
+    default:
+      break;
   }
   // Word_Break MidLetter, MidNumLet, Single_Quote
-  for (const char32_t other : {U'\'', U'.', U':', U'\u00B7', U'\u0387', U'\u055F', U'\u05F4', U'\u2018', U'\u2019', U'\u2024', U'\u2027',
-                               U'\uFE13', U'\uFE52', U'\uFE55', U'\uFF07', U'\uFF0E', U'\uFF1A'}) {
+  for (const char32_t other :
+       {U'\'', U'.', U':', U'\u00B7', U'\u0387', U'\u055F', U'\u05F4', U'\u2018', U'\u2019', U'\u2024', U'\u2027',
+        U'\uFE13', U'\uFE52', U'\uFE55', U'\uFF07', U'\uFF0E', U'\uFF1A'}) {
     if (c == other) return true;
   }
   return false;
@@ -57,10 +61,13 @@ bool ends_word(std::string_view text, size_t begin, size_t end) {
 }
 
 /// What one character becomes, given how many cased letters of its word came before.
-int map_one(std::string_view text, size_t begin, size_t end, char32_t c, CaseMap map, bool first, bool after_cased, char32_t out[3]) {
+int map_one(std::string_view text, size_t begin, size_t end, char32_t c, CaseMap map, bool first, bool after_cased,
+            char32_t out[3]) {
   switch (map) {
-    case CaseMap::upper: return map_upper(c, out);
-    case CaseMap::fold: return map_fold(c, out);
+    case CaseMap::upper:
+      return map_upper(c, out);
+    case CaseMap::fold:
+      return map_fold(c, out);
     case CaseMap::swapcase:
       if (is_lower(c)) return map_upper(c, out);
       if (!is_upper(c)) break;
@@ -127,7 +134,8 @@ Value title_words(Evaluator& ev, const Value& v) {
   return out.finish();
 }
 
-// --- Markup -----------------------------------------------------------------------------------------------------------------
+// --- Markup
+// -----------------------------------------------------------------------------------------------------------------
 
 Value as_markup(Evaluator& ev, const Value& s, bool markup) {
   if (s.string().markup == markup) return s;
@@ -143,7 +151,8 @@ Value escaped_for(Evaluator& ev, const Value& self, const Value& argument) {
   return out.finish(true);
 }
 
-// --- cutting and joining --------------------------------------------------------------------------------------------------------
+// --- cutting and joining
+// --------------------------------------------------------------------------------------------------------
 
 size_t find_text(std::string_view text, std::string_view what, size_t begin) {
   if (begin > text.size()) return std::string_view::npos;
@@ -195,7 +204,8 @@ Value strip(Evaluator& ev, const Value& v, const Value& chars, bool left, bool r
 }
 
 Value replace(Evaluator& ev, const Value& v, const Value& old_text, const Value& new_text, int64_t count) {
-  if (!old_text.is_string() || !new_text.is_string()) raise_type_error("replace() argument must be str, not " + type_name(old_text.is_string() ? new_text : old_text));
+  if (!old_text.is_string() || !new_text.is_string())
+    raise_type_error("replace() argument must be str, not " + type_name(old_text.is_string() ? new_text : old_text));
   const String& s = v.string();
   const std::string_view what = old_text.string().text;
   ev.budget.spend(1 + s.text.size() / 64);
@@ -288,7 +298,8 @@ std::vector<Value> rsplit_space(Evaluator& ev, const Value& v, int64_t limit) {
 std::vector<Value> split(Evaluator& ev, const Value& v, const Value& separator, int64_t limit, bool from_right) {
   const std::string_view t = v.string().text;
   ev.budget.spend(1 + t.size() / 32);
-  if (separator.is_missing() || separator.is_none()) return from_right ? rsplit_space(ev, v, limit) : split_space(ev, v, limit);
+  if (separator.is_missing() || separator.is_none())
+    return from_right ? rsplit_space(ev, v, limit) : split_space(ev, v, limit);
   if (!separator.is_string()) raise_type_error("must be str or None, not " + type_name(separator));
   const std::string_view what = separator.string().text;
   if (what.empty()) raise_value_error("empty separator");
@@ -345,7 +356,8 @@ Value pad(Evaluator& ev, const Value& v, int64_t width, const Value& fill, bool 
   std::string_view filler = " ";
   bool trusted = s.all_trusted();
   if (!fill.is_missing()) {
-    if (!fill.is_string() || fill.string().length() != 1) raise_type_error("The fill character must be exactly one character long");
+    if (!fill.is_string() || fill.string().length() != 1)
+      raise_type_error("The fill character must be exactly one character long");
     filler = fill.string().text;
     trusted = fill.string().all_trusted();
   }
@@ -387,16 +399,19 @@ Value indent(Evaluator& ev, const Value& v, const Value& width, bool first, bool
   return out.finish(s.markup);
 }
 
-// --- numbers ----------------------------------------------------------------------------------------------------------------
+// --- numbers
+// ----------------------------------------------------------------------------------------------------------------
 
-/// Of a character of category Nd: ten in a row, which start at a multiple of 16 or six beyond it, but for the mathematical ones.
+/// Of a character of category Nd: ten in a row, which start at a multiple of 16 or six beyond it, but for the
+/// mathematical ones.
 static int decimal_value(char32_t c) {
   if (c >= 0x1D7CE && c <= 0x1D7FF) return static_cast<int>((c - 0x1D7CE) % 10);
   const char32_t low = c % 16;
   return static_cast<int>(is_decimal(c - low) ? low : low - 6);
 }
 
-/// Without surrounding white space, other scripts' decimal digits as ASCII, single underscores between digits removed. False if it cannot be a number.
+/// Without surrounding white space, other scripts' decimal digits as ASCII, single underscores between digits removed.
+/// False if it cannot be a number.
 static bool clean_number(std::string_view text, std::string* out) {
   size_t begin = 0;
   size_t end = text.size();
@@ -415,7 +430,8 @@ static bool clean_number(std::string_view text, std::string* out) {
   for (size_t pos = begin; pos < end;) {
     const char32_t c = utf8_next(text, &pos);
     if (c == '_') {
-      const bool inside = !out->empty() && std::isalnum(static_cast<unsigned char>(out->back())) && pos < end && std::isalnum(static_cast<unsigned char>(text[pos]));
+      const bool inside = !out->empty() && std::isalnum(static_cast<unsigned char>(out->back())) && pos < end &&
+                          std::isalnum(static_cast<unsigned char>(text[pos]));
       if (!inside) return false;
       continue;
     }
@@ -449,7 +465,8 @@ bool parse_int(std::string_view text, int base, int64_t* out) {
   const auto result = std::from_chars(s.data() + i, s.data() + s.size(), value, base);
   if (result.ptr != s.data() + s.size() && result.ec != std::errc::result_out_of_range) return false;
   if (result.ec == std::errc::invalid_argument) return false;
-  if (result.ec != std::errc() || value > static_cast<uint64_t>(INT64_MAX)) raise("OverflowError", "integers beyond 64 bits are not supported");
+  if (result.ec != std::errc() || value > static_cast<uint64_t>(INT64_MAX))
+    raise("OverflowError", "integers beyond 64 bits are not supported");
   *out = negative ? -static_cast<int64_t>(value) : static_cast<int64_t>(value);
   return true;
 }
@@ -461,7 +478,9 @@ bool parse_float(std::string_view text, double* out) {
   for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   const bool sign = lower[0] == '+' || lower[0] == '-';
   const std::string_view word = std::string_view(lower).substr(sign ? 1 : 0);
-  if (word != "inf" && word != "infinity" && word != "nan" && word.find_first_not_of("0123456789.e+-") != std::string_view::npos) return false;
+  if (word != "inf" && word != "infinity" && word != "nan" &&
+      word.find_first_not_of("0123456789.e+-") != std::string_view::npos)
+    return false;
   char* end = nullptr;
   *out = std::strtod(lower.c_str(), &end);
   return end == lower.c_str() + lower.size();

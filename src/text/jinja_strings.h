@@ -1,4 +1,5 @@
-// What filters and methods do to strings. Every function keeps the trust of each character and, like markupsafe, the Markup flag.
+// What filters and methods do to strings. Every function keeps the trust of each character and, like markupsafe, the
+// Markup flag.
 #pragma once
 
 #include <string_view>

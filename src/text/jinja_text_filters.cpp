@@ -16,11 +16,19 @@ namespace {
 bool given(const Value& v) { return !v.is_missing(); }
 bool flag(Evaluator& ev, const Value& v, bool otherwise = false) { return given(v) ? ev.truthy(v) : otherwise; }
 
-Value upper(Evaluator& ev, const Value& v, const Value*, CallArgs&) { return map_case(ev, ev.to_str(v), CaseMap::upper); }
-Value lower(Evaluator& ev, const Value& v, const Value*, CallArgs&) { return map_case(ev, ev.to_str(v), CaseMap::lower); }
-Value capitalize(Evaluator& ev, const Value& v, const Value*, CallArgs&) { return map_case(ev, ev.to_str(v), CaseMap::capitalize); }
+Value upper(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
+  return map_case(ev, ev.to_str(v), CaseMap::upper);
+}
+Value lower(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
+  return map_case(ev, ev.to_str(v), CaseMap::lower);
+}
+Value capitalize(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
+  return map_case(ev, ev.to_str(v), CaseMap::capitalize);
+}
 Value title(Evaluator& ev, const Value& v, const Value*, CallArgs&) { return title_words(ev, ev.to_str(v)); }
-Value trim(Evaluator& ev, const Value& v, const Value* p, CallArgs&) { return strip(ev, ev.to_str(v), p[0], true, true); }
+Value trim(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
+  return strip(ev, ev.to_str(v), p[0], true, true);
+}
 Value string(Evaluator& ev, const Value& v, const Value*, CallArgs&) { return ev.to_str(v); }
 Value safe(Evaluator& ev, const Value& v, const Value*, CallArgs&) { return as_markup(ev, ev.to_str(v), true); }
 
@@ -87,7 +95,8 @@ Value to_json(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   }
   if (given(p[2]) && !p[2].is_none()) {
     const std::vector<Value> pair = ev.items(p[2]);
-    if (pair.size() != 2 || !pair[0].is_string() || !pair[1].is_string()) raise_value_error("separators must be two strings");
+    if (pair.size() != 2 || !pair[0].is_string() || !pair[1].is_string())
+      raise_value_error("separators must be two strings");
     style.item_separator = ev.plain(pair[0]);
     style.key_separator = ev.plain(pair[1]);
   }
@@ -97,7 +106,8 @@ Value to_json(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   return out.finish();
 }
 
-// --- numbers ----------------------------------------------------------------------------------------------------------------
+// --- numbers
+// ----------------------------------------------------------------------------------------------------------------
 
 Value absolute(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
   if (v.is(Kind::real)) return Value::real(std::fabs(v.as_real()), v.trusted());
@@ -126,7 +136,9 @@ Value to_int(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   }
   if (!v.is_string()) return otherwise;
   const bool trusted = v.string().all_trusted();
-  if (parse_int(v.string().text, given(p[1]) ? static_cast<int>(std::clamp<int64_t>(ev.index_argument(p[1]), -1, 99)) : 10, &i)) return Value::integer(i, trusted);
+  if (parse_int(v.string().text,
+                given(p[1]) ? static_cast<int>(std::clamp<int64_t>(ev.index_argument(p[1]), -1, 99)) : 10, &i))
+    return Value::integer(i, trusted);
   double d;
   if (parse_float(v.string().text, &d) && float_to_int(d, &i)) return Value::integer(i, trusted);
   return otherwise;
@@ -165,7 +177,8 @@ Value round_integer(const Value& v, int64_t digits) {
   int64_t down = 0;
   if (__builtin_sub_overflow(i, rest, &down)) raise("OverflowError", "integers beyond 64 bits are not supported");
   const bool up = rest > power - rest || (rest == power - rest && (down / power) % 2 != 0);
-  if (up && __builtin_add_overflow(down, power, &down)) raise("OverflowError", "integers beyond 64 bits are not supported");
+  if (up && __builtin_add_overflow(down, power, &down))
+    raise("OverflowError", "integers beyond 64 bits are not supported");
   return Value::integer(down, v.trusted());
 }
 
@@ -173,7 +186,8 @@ Value round_filter(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   const int64_t digits = given(p[0]) ? ev.index_argument(p[0]) : 0;
   const std::string method = given(p[1]) ? ev.plain(p[1]) : "common";
   if (!v.is_number()) raise_type_error("type " + type_name(v) + " doesn't define __round__ method");
-  if (method == "common") return v.is_integer() ? round_integer(v, digits) : Value::real(round_decimal(v.as_real(), digits), v.trusted());
+  if (method == "common")
+    return v.is_integer() ? round_integer(v, digits) : Value::real(round_decimal(v.as_real(), digits), v.trusted());
   if (method != "ceil" && method != "floor") raise("FilterArgumentError", "method must be common, ceil or floor");
   const double power = std::pow(10.0, static_cast<double>(digits));
   const double scaled = v.as_real() * power;
@@ -199,7 +213,8 @@ Value file_size(Evaluator& ev, const Value& v, const Value* p, CallArgs& args) {
   return ev.text(buffer, v.trusted());
 }
 
-// --- prose --------------------------------------------------------------------------------------------------------------------
+// --- prose
+// --------------------------------------------------------------------------------------------------------------------
 
 Value truncate(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   if (v.is_undefined()) raise_undefined(v);
@@ -263,7 +278,8 @@ std::vector<Chunk> wrap_chunks(std::string_view t, bool break_on_hyphens) {
   return chunks;
 }
 
-void wrap_line(Evaluator& ev, TextBuilder& out, const String& s, size_t offset, std::string_view t, size_t width, bool break_long, bool hyphens, const Value& newline) {
+void wrap_line(Evaluator& ev, TextBuilder& out, const String& s, size_t offset, std::string_view t, size_t width,
+               bool break_long, bool hyphens, const Value& newline) {
   std::vector<Chunk> chunks = wrap_chunks(t, hyphens);
   std::reverse(chunks.begin(), chunks.end());
   bool first = true;
@@ -311,7 +327,8 @@ Value word_wrap(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
     first = false;
     const std::string_view t = line.string().text;
     ev.budget.spend(t.size() / 4);
-    wrap_line(ev, out, line.string(), 0, t, static_cast<size_t>(width), flag(ev, p[1], true), flag(ev, p[3], true), newline);
+    wrap_line(ev, out, line.string(), 0, t, static_cast<size_t>(width), flag(ev, p[1], true), flag(ev, p[3], true),
+              newline);
   }
   return out.finish();
 }
@@ -342,7 +359,8 @@ Value strip_tags(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
   return out.finish();
 }
 
-// --- for the web --------------------------------------------------------------------------------------------------------------
+// --- for the web
+// --------------------------------------------------------------------------------------------------------------
 
 /// urllib's quote; in a query string blanks become + and / is quoted too.
 void append_quoted(TextBuilder& out, const String& s, bool query) {
@@ -352,9 +370,12 @@ void append_quoted(TextBuilder& out, const String& s, bool query) {
     const auto c = static_cast<unsigned char>(s.text[i]);
     const bool plain = (c < 0x80 && is_identifier_part(c)) || c == '.' || c == '-' || c == '~' || (c == '/' && !query);
     const char escaped[3] = {'%', hex[c >> 4], hex[c & 15]};
-    if (plain) out.append(s.text.substr(i, 1), trust.at(i));
-    else if (c == ' ' && query) out.append("+", trust.at(i));
-    else out.append(std::string_view(escaped, 3), trust.at(i));
+    if (plain)
+      out.append(s.text.substr(i, 1), trust.at(i));
+    else if (c == ' ' && query)
+      out.append("+", trust.at(i));
+    else
+      out.append(std::string_view(escaped, 3), trust.at(i));
   }
 }
 
@@ -389,13 +410,16 @@ Value xml_attributes(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   for (const DictEntry& e : v.dict().entries) {
     if (e.value.is_none() || e.value.is_undefined()) continue;
     if (!e.key.is_string()) raise_type_error("expected string, got '" + type_name(e.key) + "'");
-    if (e.key.string().text.find_first_of(" \t\n\r\f\v/>=") != std::string_view::npos) raise_value_error("Invalid character in attribute name");
+    if (e.key.string().text.find_first_of(" \t\n\r\f\v/>=") != std::string_view::npos)
+      raise_value_error("Invalid character in attribute name");
     if (out.size() > 0 || flag(ev, p[0], true)) out.append(" ", true);
     append_escaped(out, e.key.string());
     out.append("=\"", true);
     const Value s = ev.to_str(e.value);
-    if (s.string().markup) out.append(s.string());
-    else append_escaped(out, s.string());
+    if (s.string().markup)
+      out.append(s.string());
+    else
+      append_escaped(out, s.string());
     out.append("\"", true);
   }
   return out.finish();

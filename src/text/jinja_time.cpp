@@ -24,14 +24,17 @@ Moment parse_iso(std::string_view text) {
   Moment m;
   const std::string s(text);
   int year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0, n = 0;
-  const int fields = std::sscanf(s.c_str(), "%4d-%2d-%2d%*1[T ]%2d:%2d:%2d%n", &year, &month, &day, &hour, &minute, &second, &n);
+  const int fields =
+      std::sscanf(s.c_str(), "%4d-%2d-%2d%*1[T ]%2d:%2d:%2d%n", &year, &month, &day, &hour, &minute, &second, &n);
   const bool date_only = fields == 3;
-  if ((fields != 6 && !date_only) || year < 1 || month < 1 || month > 12 || day < 1 || day > days_in_month(year, month - 1) || hour < 0 || hour > 23 || minute < 0 ||
-      minute > 59 || second < 0 || second > 59)
+  if ((fields != 6 && !date_only) || year < 1 || month < 1 || month > 12 || day < 1 ||
+      day > days_in_month(year, month - 1) || hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 ||
+      second > 59)
     throw Error("now: expected a date and time such as 2025-01-31T12:00:00, got '" + s + "'");
   if (fields == 6 && s.size() > static_cast<size_t>(n) && s[static_cast<size_t>(n)] == '.') {
     int scale = 100000;
-    for (size_t i = static_cast<size_t>(n) + 1; i < s.size() && s[i] >= '0' && s[i] <= '9'; ++i, scale /= 10) m.microsecond += (s[i] - '0') * scale;
+    for (size_t i = static_cast<size_t>(n) + 1; i < s.size() && s[i] >= '0' && s[i] <= '9'; ++i, scale /= 10)
+      m.microsecond += (s[i] - '0') * scale;
   }
   m.tm.tm_year = year - 1900;
   m.tm.tm_mon = month - 1;
@@ -66,9 +69,14 @@ std::string format_time(std::string_view format, std::string_view iso_now) {
       out.push_back(format[i]);
       continue;
     }
-    // One directive at a time, since text between them may hold zeros or be longer than a buffer: %, flags, width, letter.
+    // One directive at a time, since text between them may hold zeros or be longer than a buffer: %, flags, width,
+    // letter.
     size_t end = i + 1;
-    while (end < format.size() && (std::string_view("-_0^#+").find(format[end]) != std::string_view::npos || (format[end] >= '0' && format[end] <= '9')) && end < i + 5) ++end;
+    while (end < format.size() &&
+           (std::string_view("-_0^#+").find(format[end]) != std::string_view::npos ||
+            (format[end] >= '0' && format[end] <= '9')) &&
+           end < i + 5)
+      ++end;
     if (end < format.size() && (format[end] == 'E' || format[end] == 'O')) ++end;
     if (end >= format.size()) {
       out.append(format.substr(i));
@@ -82,7 +90,8 @@ std::string format_time(std::string_view format, std::string_view iso_now) {
         out += buffer;
         break;
       case 'z':
-      case 'Z': break;  // a datetime without a time zone has none to print
+      case 'Z':
+        break;  // a datetime without a time zone has none to print
       default: {
         const size_t n = std::strftime(buffer, sizeof buffer, directive.c_str(), &m.tm);
         out.append(buffer, n);

@@ -22,14 +22,15 @@ struct CodeRange {
 
 bool in_ranges(const CodeRange* table, size_t n, char32_t c) {
   const CodeRange* end = table + n;
-  const CodeRange* it = std::lower_bound(table, end, c, [](const CodeRange& r, char32_t value) { return r.last < value; });
+  const CodeRange* it =
+      std::lower_bound(table, end, c, [](const CodeRange& r, char32_t value) { return r.last < value; });
   return it != end && it->first <= c;
 }
 
 const SpecialCase* find_special(char32_t c) {
   const SpecialCase* end = std::end(special_cases);
-  const SpecialCase* it =
-      std::lower_bound(std::begin(special_cases), end, c, [](const SpecialCase& s, char32_t value) { return s.c < value; });
+  const SpecialCase* it = std::lower_bound(std::begin(special_cases), end, c,
+                                           [](const SpecialCase& s, char32_t value) { return s.c < value; });
   return it != end && it->c == c ? it : nullptr;
 }
 
@@ -122,7 +123,9 @@ static size_t valid_sequence(const unsigned char* s, size_t left) {
   for (size_t i = 1; i < n; ++i) {
     if ((s[i] & 0xC0) != 0x80) return 0;
   }
-  if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) || (s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F)) return 0;
+  if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) || (s[0] == 0xF0 && s[1] < 0x90) ||
+      (s[0] == 0xF4 && s[1] > 0x8F))
+    return 0;
   return n;
 }
 
@@ -161,11 +164,13 @@ std::string utf8_sanitize(std::string_view text) {
 
 bool is_space(char32_t c) {
   if (c < 0x80) return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20);
-  return c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
-         c == 0x3000;
+  return c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
+         c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
-bool is_line_break(char32_t c) { return (c >= 10 && c <= 13) || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 || c == 0x2029; }
+bool is_line_break(char32_t c) {
+  return (c >= 10 && c <= 13) || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 || c == 0x2029;
+}
 
 bool is_printable(char32_t c) {
   if (c < 0x80) return c >= 0x20 && c < 0x7f;
@@ -177,8 +182,10 @@ bool is_printable(char32_t c) {
     case UTF8PROC_CATEGORY_CO:
     case UTF8PROC_CATEGORY_ZL:
     case UTF8PROC_CATEGORY_ZP:
-    case UTF8PROC_CATEGORY_ZS: return false;
-    default: return true;
+    case UTF8PROC_CATEGORY_ZS:
+      return false;
+    default:
+      return true;
   }
 }
 
@@ -198,11 +205,16 @@ bool is_digit(char32_t c) { return is_decimal(c) || (c >= 0x80 && in_ranges(digi
 bool is_numeric(char32_t c) {
   if (c < 0x80) return c >= '0' && c <= '9';
   const auto k = category(c);
-  return (k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO) || in_ranges(numeric_letters, std::size(numeric_letters), c);
+  return (k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO) ||
+         in_ranges(numeric_letters, std::size(numeric_letters), c);
 }
 
-bool is_lower(char32_t c) { return c < 0x80 ? c >= 'a' && c <= 'z' : utf8proc_islower(static_cast<utf8proc_int32_t>(c)) != 0; }
-bool is_upper(char32_t c) { return c < 0x80 ? c >= 'A' && c <= 'Z' : utf8proc_isupper(static_cast<utf8proc_int32_t>(c)) != 0; }
+bool is_lower(char32_t c) {
+  return c < 0x80 ? c >= 'a' && c <= 'z' : utf8proc_islower(static_cast<utf8proc_int32_t>(c)) != 0;
+}
+bool is_upper(char32_t c) {
+  return c < 0x80 ? c >= 'A' && c <= 'Z' : utf8proc_isupper(static_cast<utf8proc_int32_t>(c)) != 0;
+}
 bool is_title(char32_t c) { return c >= 0x80 && category(c) == UTF8PROC_CATEGORY_LT; }
 bool is_cased(char32_t c) { return is_lower(c) || is_upper(c) || is_title(c); }
 bool is_word(char32_t c) { return c == '_' || is_alpha(c) || is_numeric(c); }
@@ -215,8 +227,8 @@ bool is_identifier_start(char32_t c) {
 bool is_identifier_part(char32_t c) {
   if (c < 0x80) return is_ascii_letter(c) || c == '_' || (c >= '0' && c <= '9');
   const auto k = category(c);
-  return is_identifier_start(c) || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC ||
-         k == UTF8PROC_CATEGORY_PC;
+  return is_identifier_start(c) || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_MN ||
+         k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_PC;
 }
 
 int map_upper(char32_t c, char32_t out[3]) {

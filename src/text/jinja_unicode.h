@@ -21,7 +21,7 @@ size_t utf8_previous(std::string_view text, size_t pos);
 std::string utf8_sanitize(std::string_view text);
 bool utf8_valid(std::string_view text);
 
-bool is_space(char32_t c);  // str.isspace, str.strip()
+bool is_space(char32_t c);       // str.isspace, str.strip()
 bool is_line_break(char32_t c);  // str.splitlines()
 bool is_printable(char32_t c);
 bool is_alpha(char32_t c);
@@ -36,7 +36,8 @@ bool is_word(char32_t c);  // \w
 bool is_identifier_start(char32_t c);
 bool is_identifier_part(char32_t c);
 
-/// Full case mappings of one code point, up to three code points; returns how many. The final sigma is the caller's business.
+/// Full case mappings of one code point, up to three code points; returns how many. The final sigma is the caller's
+/// business.
 int map_upper(char32_t c, char32_t out[3]);
 int map_lower(char32_t c, char32_t out[3]);
 int map_title(char32_t c, char32_t out[3]);

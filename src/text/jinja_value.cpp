@@ -9,7 +9,8 @@
 
 namespace engine::jinja {
 
-// --- budget and lifetime -----------------------------------------------------------------------------------------------
+// --- budget and lifetime
+// -----------------------------------------------------------------------------------------------
 
 void Budget::out_of_steps() { throw Error("chat template: takes too many steps", "it may loop without end"); }
 
@@ -24,7 +25,8 @@ void Budget::check_text(size_t bytes) const {
 }
 
 void Budget::check_items(size_t n) const {
-  if (n > max_items) throw Error("chat template: sequence is too long: expected at most " + std::to_string(max_items) + " items");
+  if (n > max_items)
+    throw Error("chat template: sequence is too long: expected at most " + std::to_string(max_items) + " items");
 }
 
 void Budget::clear_mutables() {
@@ -63,12 +65,15 @@ Mutable::Mutable(Kind kind_, Budget* budget_, size_t cost_) : Object(kind_, budg
 }
 
 Mutable::~Mutable() {
-  if (previous != nullptr) previous->next = next;
-  else if (budget->mutables == this) budget->mutables = next;
+  if (previous != nullptr)
+    previous->next = next;
+  else if (budget->mutables == this)
+    budget->mutables = next;
   if (next != nullptr) next->previous = previous;
 }
 
-// --- values --------------------------------------------------------------------------------------------------------------
+// --- values
+// --------------------------------------------------------------------------------------------------------------
 
 Value Value::undefined(UndefinedWhy why, const String* detail, Kind owner) {
   Value v;
@@ -125,7 +130,8 @@ Range::Range(Budget* budget_, int64_t start_, int64_t stop_, int64_t step_)
   }
 }
 
-// --- dicts ---------------------------------------------------------------------------------------------------------------
+// --- dicts
+// ---------------------------------------------------------------------------------------------------------------
 
 static uint64_t mix(uint64_t h) {
   h ^= h >> 33;
@@ -136,11 +142,19 @@ static uint64_t mix(uint64_t h) {
 
 bool hash_value(const Value& v, uint64_t* out, int depth) {
   switch (v.kind()) {
-    case Kind::string: *out = v.string().hash(); return true;
-    case Kind::none: *out = mix(1); return true;
+    case Kind::string:
+      *out = v.string().hash();
+      return true;
+    case Kind::none:
+      *out = mix(1);
+      return true;
     case Kind::boolean:
-    case Kind::integer: *out = mix(static_cast<uint64_t>(v.as_integer()) + 7); return true;
-    case Kind::big_uint: *out = mix(v.as_big_uint() + 7); return true;
+    case Kind::integer:
+      *out = mix(static_cast<uint64_t>(v.as_integer()) + 7);
+      return true;
+    case Kind::big_uint:
+      *out = mix(v.as_big_uint() + 7);
+      return true;
     case Kind::real: {
       const double d = v.as_real();
       // A float that is an integer must hash as that integer does.
@@ -167,9 +181,14 @@ bool hash_value(const Value& v, uint64_t* out, int depth) {
     case Kind::list:
     case Kind::dict:
     case Kind::view:
-    case Kind::missing: return false;
-    case Kind::undefined: *out = mix(3); return true;
-    default: *out = mix(reinterpret_cast<uintptr_t>(v.object())); return true;
+    case Kind::missing:
+      return false;
+    case Kind::undefined:
+      *out = mix(3);
+      return true;
+    default:
+      *out = mix(reinterpret_cast<uintptr_t>(v.object()));
+      return true;
   }
 }
 
@@ -268,7 +287,8 @@ void Dict::rehash() {
   }
 }
 
-// --- text ----------------------------------------------------------------------------------------------------------------
+// --- text
+// ----------------------------------------------------------------------------------------------------------------
 
 void TextBuilder::append(const String& s, size_t begin, size_t end) {
   if (begin >= end) return;
@@ -276,7 +296,8 @@ void TextBuilder::append(const String& s, size_t begin, size_t end) {
     append(s.text.substr(begin, end - begin), s.trusted);
     return;
   }
-  auto run = std::upper_bound(s.runs.begin(), s.runs.end(), begin, [](size_t at, const TrustRun& r) { return at < r.end; });
+  auto run =
+      std::upper_bound(s.runs.begin(), s.runs.end(), begin, [](size_t at, const TrustRun& r) { return at < r.end; });
   for (; begin < end; ++run) {
     const size_t to = std::min(end, run->end);
     append(s.text.substr(begin, to - begin), run->trusted);
@@ -323,34 +344,58 @@ Value TextBuilder::finish(bool markup) {
   return Value::adopt(s);
 }
 
-// --- names and errors ----------------------------------------------------------------------------------------------------
+// --- names and errors
+// ----------------------------------------------------------------------------------------------------
 
 std::string type_name(Kind kind) {
   switch (kind) {
-    case Kind::missing: return "missing";
-    case Kind::none: return "NoneType";
-    case Kind::boolean: return "bool";
+    case Kind::missing:
+      return "missing";
+    case Kind::none:
+      return "NoneType";
+    case Kind::boolean:
+      return "bool";
     case Kind::integer:
-    case Kind::big_uint: return "int";
-    case Kind::real: return "float";
-    case Kind::undefined: return "Undefined";
-    case Kind::string: return "str";
-    case Kind::bytes: return "bytes";
-    case Kind::list: return "list";
-    case Kind::tuple: return "tuple";
-    case Kind::dict: return "dict";
-    case Kind::view: return "dict_view";
-    case Kind::range: return "range";
-    case Kind::iterator: return "generator";
-    case Kind::name_space: return "Namespace";
-    case Kind::loop: return "LoopContext";
-    case Kind::macro: return "Macro";
-    case Kind::function: return "function";
-    case Kind::method: return "builtin_function_or_method";
-    case Kind::cycler: return "Cycler";
-    case Kind::joiner: return "Joiner";
-    case Kind::block: return "BlockReference";
-    case Kind::frame: return "frame";
+    case Kind::big_uint:
+      return "int";
+    case Kind::real:
+      return "float";
+    case Kind::undefined:
+      return "Undefined";
+    case Kind::string:
+      return "str";
+    case Kind::bytes:
+      return "bytes";
+    case Kind::list:
+      return "list";
+    case Kind::tuple:
+      return "tuple";
+    case Kind::dict:
+      return "dict";
+    case Kind::view:
+      return "dict_view";
+    case Kind::range:
+      return "range";
+    case Kind::iterator:
+      return "generator";
+    case Kind::name_space:
+      return "Namespace";
+    case Kind::loop:
+      return "LoopContext";
+    case Kind::macro:
+      return "Macro";
+    case Kind::function:
+      return "function";
+    case Kind::method:
+      return "builtin_function_or_method";
+    case Kind::cycler:
+      return "Cycler";
+    case Kind::joiner:
+      return "Joiner";
+    case Kind::block:
+      return "BlockReference";
+    case Kind::frame:
+      return "frame";
   }
   return "object";
 }
@@ -376,12 +421,18 @@ void raise_undefined(const Value& v) {
   const std::string name = detail != nullptr ? std::string(detail->text) : std::string();
   const std::string owner = v.owner() == Kind::none ? "'None'" : "'" + type_name(v.owner()) + " object'";
   switch (v.why()) {
-    case UndefinedWhy::variable: raise("UndefinedError", "'" + name + "' is undefined");
-    case UndefinedWhy::attribute: raise("UndefinedError", owner + " has no attribute '" + name + "'");
-    case UndefinedWhy::item: raise("UndefinedError", type_name(v.owner()) + " object has no such element");
-    case UndefinedWhy::unsafe: raise("SecurityError", "access to attribute '" + name + "' of '" + type_name(v.owner()) + "' object is unsafe.");
-    case UndefinedWhy::parameter: raise("UndefinedError", "parameter '" + name + "' was not provided");
-    case UndefinedWhy::hint: raise("UndefinedError", name);
+    case UndefinedWhy::variable:
+      raise("UndefinedError", "'" + name + "' is undefined");
+    case UndefinedWhy::attribute:
+      raise("UndefinedError", owner + " has no attribute '" + name + "'");
+    case UndefinedWhy::item:
+      raise("UndefinedError", type_name(v.owner()) + " object has no such element");
+    case UndefinedWhy::unsafe:
+      raise("SecurityError", "access to attribute '" + name + "' of '" + type_name(v.owner()) + "' object is unsafe.");
+    case UndefinedWhy::parameter:
+      raise("UndefinedError", "parameter '" + name + "' was not provided");
+    case UndefinedWhy::hint:
+      raise("UndefinedError", name);
   }
   raise("UndefinedError", "value is undefined");
 }

@@ -1,8 +1,9 @@
 // Values of the template language: Python's objects as far as templates can see them.
 //
-// A Value is 16 bytes: a kind, a trust bit for scalars, and a number or a counted pointer. Objects belong to one rendering (counted without
-// atomics, charged to its Budget) or to the parsed template (no budget, never counted, safe to share between threads). Lists and dicts are immutable once
-// made, as the sandbox demands, so that a message list is shared and never copied.
+// A Value is 16 bytes: a kind, a trust bit for scalars, and a number or a counted pointer. Objects belong to one
+// rendering (counted without atomics, charged to its Budget) or to the parsed template (no budget, never counted, safe
+// to share between threads). Lists and dicts are immutable once made, as the sandbox demands, so that a message list is
+// shared and never copied.
 #pragma once
 
 #include <cstddef>
@@ -19,9 +20,29 @@ class Evaluator;
 /// From `undefined` on, a value may hold a counted object.
 enum class Kind : uint8_t {
   missing,  // no value at all: an argument that was not given, a variable that is not bound
-  none, boolean, integer, big_uint /* above int64's range, from the context only */, real,
+  none,
+  boolean,
+  integer,
+  big_uint /* above int64's range, from the context only */,
+  real,
   undefined,
-  string, bytes, list, tuple, dict, view, range, iterator, name_space, loop, macro, function, method, cycler, joiner, block, frame
+  string,
+  bytes,
+  list,
+  tuple,
+  dict,
+  view,
+  range,
+  iterator,
+  name_space,
+  loop,
+  macro,
+  function,
+  method,
+  cycler,
+  joiner,
+  block,
+  frame
 };
 
 struct Object;
@@ -32,15 +53,16 @@ struct Budget {
   uint64_t steps_left = 0;
   size_t live_bytes = 0;
   size_t max_live_bytes = 0;
-  size_t max_text_bytes = 0;  // of one string, and of the output
-  size_t max_items = 0;       // of one list
-  std::vector<Object*> dying; // objects whose destruction waits, so that long chains need no recursion
+  size_t max_text_bytes = 0;   // of one string, and of the output
+  size_t max_items = 0;        // of one list
+  std::vector<Object*> dying;  // objects whose destruction waits, so that long chains need no recursion
   bool destroying = false;
   Mutable* mutables = nullptr;
 
   /// Counts work. Throws Error when it is used up.
   void spend(uint64_t steps) {
-    if (steps > steps_left) [[unlikely]] out_of_steps();
+    if (steps > steps_left) [[unlikely]]
+      out_of_steps();
     steps_left -= steps;
   }
   [[noreturn]] void out_of_steps();
@@ -97,7 +119,9 @@ class Value {
   Value(const Value& v) : kind_(v.kind_), trusted_(v.trusted_), why_(v.why_), owner_(v.owner_), u_(v.u_) {
     if (counted()) retain(u_.object);
   }
-  Value(Value&& v) noexcept : kind_(v.kind_), trusted_(v.trusted_), why_(v.why_), owner_(v.owner_), u_(v.u_) { v.kind_ = Kind::missing; }
+  Value(Value&& v) noexcept : kind_(v.kind_), trusted_(v.trusted_), why_(v.why_), owner_(v.owner_), u_(v.u_) {
+    v.kind_ = Kind::missing;
+  }
   Value& operator=(Value v) noexcept {
     std::swap(kind_, v.kind_);
     std::swap(trusted_, v.trusted_);
@@ -143,7 +167,8 @@ class Value {
     return adopt(object);
   }
   static Value share(const String* string);
-  /// `detail`: the name of the variable, attribute or parameter, the hint, or null. `owner`: the kind of the object that lacks the attribute.
+  /// `detail`: the name of the variable, attribute or parameter, the hint, or null. `owner`: the kind of the object
+  /// that lacks the attribute.
   static Value undefined(UndefinedWhy why, const String* detail, Kind owner = Kind::missing);
 
   Kind kind() const { return kind_; }
@@ -166,7 +191,9 @@ class Value {
   const List& list() const;
   const Dict& dict() const;
   template <class T>
-  T& as() const { return static_cast<T&>(*u_.object); }
+  T& as() const {
+    return static_cast<T&>(*u_.object);
+  }
 
   /// Of a scalar: false if it came from untrusted input. Strings carry their own record.
   bool trusted() const { return trusted_; }
@@ -210,9 +237,9 @@ struct String final : Object {
   String(Budget* budget_, std::string_view borrowed, bool trusted_);
 
   std::string_view text;
-  bool markup = false;           // markupsafe.Markup: concatenation escapes the other side
-  bool trusted;                  // if runs is empty
-  std::vector<TrustRun> runs;    // empty, or at least two, ends ascending up to text.size()
+  bool markup = false;         // markupsafe.Markup: concatenation escapes the other side
+  bool trusted;                // if runs is empty
+  std::vector<TrustRun> runs;  // empty, or at least two, ends ascending up to text.size()
 
   /// Length in code points.
   size_t length() const { return n_chars_ != unknown ? n_chars_ : count(); }
@@ -284,7 +311,8 @@ bool keys_equal(const Value& a, const Value& b, int depth = 0);
 
 struct View final : Object {
   enum class What : uint8_t { keys, values, items };
-  View(Budget* budget_, Value dict_, What what_) : Object(Kind::view, budget_, sizeof(View)), dict(std::move(dict_)), what(what_) {}
+  View(Budget* budget_, Value dict_, What what_)
+      : Object(Kind::view, budget_, sizeof(View)), dict(std::move(dict_)), what(what_) {}
   Value dict;
   What what;
 };
@@ -297,7 +325,8 @@ struct Range final : Object {
 
 /// A Python iterator or generator: yields once.
 struct Iterator : Object {
-  Iterator(Budget* budget_, const char* type_name_, size_t cost_) : Object(Kind::iterator, budget_, cost_), type_name(type_name_) {}
+  Iterator(Budget* budget_, const char* type_name_, size_t cost_)
+      : Object(Kind::iterator, budget_, cost_), type_name(type_name_) {}
   virtual bool next(Evaluator& evaluator, Value* out) = 0;
   const char* type_name;
   bool is_generator = true;
@@ -310,14 +339,16 @@ struct Namespace final : Mutable {
 };
 
 struct Cycler final : Mutable {
-  Cycler(Budget* budget_, std::vector<Value>&& items_) : Mutable(Kind::cycler, budget_, sizeof(Cycler)), items(std::move(items_)) {}
+  Cycler(Budget* budget_, std::vector<Value>&& items_)
+      : Mutable(Kind::cycler, budget_, sizeof(Cycler)), items(std::move(items_)) {}
   void clear() override { items.clear(); }
   std::vector<Value> items;
   size_t position = 0;
 };
 
 struct Joiner final : Object {
-  Joiner(Budget* budget_, Value separator_) : Object(Kind::joiner, budget_, sizeof(Joiner)), separator(std::move(separator_)) {}
+  Joiner(Budget* budget_, Value separator_)
+      : Object(Kind::joiner, budget_, sizeof(Joiner)), separator(std::move(separator_)) {}
   Value separator;
   bool used = false;
 };
