@@ -1,4 +1,4 @@
-// The SIMD verbs that all kernels are written in. Everything above this file is the same source for every level; only the
+// The SIMD verbs that all kernels are written in. The other .inl files are the same source for every level; only the
 // lane count and the few functions below change. Included inside the anonymous namespace of isa.cpp.
 
 #if defined(__AVX512F__)
@@ -48,7 +48,15 @@ struct F32 {
 struct Bf16 {
   using Element = uint16_t;
   static KERNEL_INLINE F load(const uint16_t* p) {
+#if defined(__AVX512F__)
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return F(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)));
+#elif defined(__AVX2__)
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return F(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16)));
+#else
     return from_raw((Floats)(__builtin_convertvector(load_as<Halves>(p), Words) << 16));
+#endif
   }
 };
 
@@ -77,7 +85,7 @@ struct F16 {
 template <class Type>
 KERNEL_INLINE F load_first(const typename Type::Element* p, int64_t n) {
   typename Type::Element buffer[lanes] = {};
-  for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
+  __builtin_memcpy(buffer, p, static_cast<size_t>(n) * sizeof *p);
   return Type::load(buffer);
 }
 
@@ -86,7 +94,7 @@ KERNEL_INLINE void store(float* p, F v) { v.store_unaligned(p); }
 KERNEL_INLINE void store_first(float* p, F v, int64_t n) {
   float buffer[lanes];
   store(buffer, v);
-  for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
+  __builtin_memcpy(p, buffer, static_cast<size_t>(n) * sizeof *p);
 }
 
 /// Round to nearest even, as torch does; NaN stays NaN.
