@@ -296,7 +296,9 @@ struct Scheduler::Impl {
       if (in_prompt) keep(s, s.n_prompt / kv_block_tokens * kv_block_tokens);
       FinishReason reason = FinishReason::error;
       try {
-        reason = add_token(s, s.sampler.sample(decoder.logits(row), s.tokens));
+        const std::span<float> logits = decoder.logits(row);
+        if (s.request.on_logits) s.request.on_logits(logits, std::span<const int32_t>(s.tokens).subspan(static_cast<size_t>(s.n_prompt)));
+        reason = add_token(s, s.sampler.sample(logits, s.tokens));
       } catch (const Error& error) {
         s.result.error = error.message;
       }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,9 @@ struct GenerationRequest {
   std::function<void(std::string_view text)> on_text;
   /// Called with each token as it is chosen. May be empty.
   std::function<void(int32_t token)> on_token;
+  /// Called with the model's scores [vocab_size] of the next token and the answer so far, before the settings' processors see them; may read and
+  /// change them. May be empty.
+  std::function<void(std::span<float> logits, std::span<const int32_t> answer)> on_logits;
   /// Called with (prompt tokens done, in all) after each prefill step. May be empty.
   std::function<void(int64_t done, int64_t total)> on_prefill;
   /// Checked before every step; true ends the sequence as cancelled. May be null. May be set from a signal handler.
