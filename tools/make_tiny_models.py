@@ -81,13 +81,100 @@ MODELS = {
                                        rms_norm_eps=1e-5, sliding_window=6, rope_parameters=default_rope(1e4),
                                        tie_word_embeddings=False),
                        dict(dtype="bfloat16", legacy=True)),
+
+    # --- mixtures of experts
+    "mixtral": ("Mixtral", dict(vocab_size=96, hidden_size=32, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
+                                num_key_value_heads=2, max_position_embeddings=256, num_local_experts=5, num_experts_per_tok=2,
+                                rope_parameters=default_rope(1e6), tie_word_embeddings=False), dict(dtype="bfloat16", legacy=True)),
+    # Layer 1 is dense; the selected weights are not normalised.
+    "qwen2-moe": ("Qwen2Moe", dict(vocab_size=96, hidden_size=32, intermediate_size=40, moe_intermediate_size=12,
+                                   shared_expert_intermediate_size=28, num_hidden_layers=3, num_attention_heads=3,
+                                   num_key_value_heads=3, head_dim=8, max_position_embeddings=256, num_experts=6,
+                                   num_experts_per_tok=3, norm_topk_prob=False, mlp_only_layers=[1], qkv_bias=True,
+                                   rope_parameters=default_rope(1e4), tie_word_embeddings=True), dict(dtype="bfloat16")),
+    # Layers 0 and 2 are dense (decoder_sparse_step).
+    "qwen3-moe": ("Qwen3Moe", dict(vocab_size=96, hidden_size=32, intermediate_size=40, moe_intermediate_size=12,
+                                   num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=1, head_dim=12,
+                                   max_position_embeddings=256, num_experts=7, num_experts_per_tok=3, norm_topk_prob=True,
+                                   decoder_sparse_step=2, rope_parameters=default_rope(1e4), tie_word_embeddings=True),
+                  dict(dtype="bfloat16")),
+    "gpt-oss": ("GptOss", dict(vocab_size=96, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+                               num_key_value_heads=2, head_dim=12, max_position_embeddings=512, num_local_experts=5,
+                               num_experts_per_tok=2, sliding_window=6,
+                               rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "beta_fast": 8.0,
+                                                "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 64},
+                               tie_word_embeddings=False), dict(dtype="bfloat16")),
+    "granite-moe": ("GraniteMoe", dict(vocab_size=96, hidden_size=32, intermediate_size=20, num_hidden_layers=2,
+                                       num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+                                       num_local_experts=5, num_experts_per_tok=2, embedding_multiplier=6.0,
+                                       attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=4.0,
+                                       rope_parameters=default_rope(1e4), tie_word_embeddings=True), dict(dtype="bfloat16")),
+
+    # --- other dense families
+    "phi3": ("Phi3", dict(vocab_size=96, hidden_size=36, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+                          num_key_value_heads=1, max_position_embeddings=256, original_max_position_embeddings=256,
+                          partial_rotary_factor=0.5, sliding_window=8, rope_parameters=default_rope(1e4),
+                          tie_word_embeddings=False), dict(dtype="bfloat16")),
+    # The prompt is longer than the original context: the long factors hold for all positions.
+    "phi3-longrope": ("Phi3", dict(vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=2,
+                                   num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+                                   original_max_position_embeddings=16,
+                                   rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0,
+                                                    "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 4.0, 7.0]},
+                                   tie_word_embeddings=True), dict(dtype="bfloat16", legacy=True)),
+    "gemma2": ("Gemma2", dict(vocab_size=96, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=2,
+                              num_key_value_heads=1, head_dim=20, max_position_embeddings=256, sliding_window=6,
+                              query_pre_attn_scalar=12, attn_logit_softcapping=3.0, final_logit_softcapping=8.0,
+                              rope_parameters=default_rope(1e4)), dict(dtype="bfloat16", legacy=True)),
+    "gemma3": ("Gemma3", dict(vocab_size=96, hidden_size=24, intermediate_size=36, num_hidden_layers=3, num_attention_heads=3,
+                              num_key_value_heads=1, head_dim=12, max_position_embeddings=256, sliding_window=6,
+                              query_pre_attn_scalar=10, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                              rope_parameters={"full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000000.0},
+                                               "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
+               dict(dtype="bfloat16", config_class="Gemma3TextConfig")),
+    # Layer 1 has no position embedding.
+    "smollm3": ("SmolLM3", dict(vocab_size=96, hidden_size=24, intermediate_size=36, num_hidden_layers=3, num_attention_heads=3,
+                                num_key_value_heads=1, max_position_embeddings=256, no_rope_layers=[1, 0, 1],
+                                rope_parameters=default_rope(1e4), tie_word_embeddings=True), dict(dtype="bfloat16", legacy=True)),
+    "granite": ("Granite", dict(vocab_size=96, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+                                num_key_value_heads=2, max_position_embeddings=256, embedding_multiplier=6.0,
+                                attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=4.0,
+                                rope_parameters=default_rope(1e4), tie_word_embeddings=True), dict(dtype="bfloat16", legacy=True)),
+    "olmo2": ("Olmo2", dict(vocab_size=96, hidden_size=30, intermediate_size=44, num_hidden_layers=2, num_attention_heads=3,
+                            num_key_value_heads=1, max_position_embeddings=256, rope_parameters=default_rope(5e5),
+                            tie_word_embeddings=False), dict(dtype="bfloat16")),
+    "stablelm": ("StableLm", dict(vocab_size=96, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=2,
+                                  num_key_value_heads=1, max_position_embeddings=256, use_qkv_bias=True,
+                                  partial_rotary_factor=0.25, rope_parameters=default_rope(1e4, partial_rotary_factor=0.25),
+                                  tie_word_embeddings=False), dict(dtype="bfloat16")),
+    # The other form (StableLM 2 12B): a norm of its own for each head of q and k, attention and feed-forward side by side.
+    "stablelm-parallel": ("StableLm", dict(vocab_size=96, hidden_size=32, intermediate_size=44, num_hidden_layers=2,
+                                           num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+                                           qk_layernorm=True, use_parallel_residual=True, partial_rotary_factor=0.5,
+                                           rope_parameters=default_rope(1e4, partial_rotary_factor=0.5),
+                                           tie_word_embeddings=False), dict(dtype="bfloat16")),
+    "starcoder2": ("Starcoder2", dict(vocab_size=96, hidden_size=28, intermediate_size=50, num_hidden_layers=2,
+                                      num_attention_heads=7, num_key_value_heads=1, max_position_embeddings=256,
+                                      sliding_window=7, rope_parameters=default_rope(1e5), tie_word_embeddings=True),
+                   dict(dtype="bfloat16")),
+    "cohere": ("Cohere", dict(vocab_size=96, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+                              num_key_value_heads=2, max_position_embeddings=256, use_qk_norm=True, logit_scale=0.25,
+                              rope_parameters=default_rope(1e4)), dict(dtype="bfloat16")),
+    # Sliding layers are rotated, the full one is not.
+    "cohere2": ("Cohere2", dict(vocab_size=96, hidden_size=24, intermediate_size=36, num_hidden_layers=3, num_attention_heads=3,
+                                num_key_value_heads=1, max_position_embeddings=256, sliding_window=6, logit_scale=0.5,
+                                layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                                rope_parameters=default_rope(1e4)), dict(dtype="bfloat16")),
 }
 
 
 def init_weights(model, config, generator):
     """Random weights under which every part of the model matters."""
-    tied = bool(config.tie_word_embeddings)
     d_model = config.hidden_size
+    gemma = config.model_type.startswith("gemma")  # its norms multiply with 1 + weight
+    spread = 3.0 / getattr(config, "logit_scale", 1.0) * getattr(config, "logits_scaling", 1.0)  # of the logits before they are scaled
+    if config.tie_word_embeddings:  # the last norm must lift what embeddings of 0.02 give
+        spread /= 0.02 * math.sqrt(d_model)
     seen = set()
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -98,16 +185,20 @@ def init_weights(model, config, generator):
             if "embed_tokens" in name:
                 normal(0.02)
             elif "lm_head" in name:
-                normal(3.0 / math.sqrt(d_model))
+                normal(spread / math.sqrt(d_model))
             elif name.endswith("bias"):
                 normal(0.3)
-            elif name == "model.norm.weight":  # with tied embeddings it must lift 0.02 * sqrt(d_model) to the wanted spread
-                mean = 3.0 / (0.02 * math.sqrt(d_model)) if tied else 1.0
-                normal(0.2 * mean, mean)
-            elif p.dim() == 1:
-                normal(0.2, 1.0)
-            elif "q_proj" in name or "k_proj" in name:  # scores with a standard deviation of about 2
-                normal(1.4 / math.sqrt(p.shape[-1]))
+            elif name.endswith("sinks"):
+                normal(1.0, 1.0)
+            elif name == "model.norm.weight":
+                mean = spread if config.tie_word_embeddings else 1.0
+                normal(0.2 * mean, mean - 1.0 if gemma else mean)
+            elif "norm" in name:
+                normal(0.2, 0.0 if gemma else 1.0)
+            elif "q_proj" in name or "k_proj" in name or "qkv_proj" in name:  # scores with a standard deviation of about 2
+                normal(1.4 / math.sqrt(d_model))
+            elif config.model_type == "gpt_oss" and "experts" in name:  # stored as [experts, inputs, outputs]
+                normal(1.0 / math.sqrt(p.shape[-2]))
             else:
                 normal(1.0 / math.sqrt(p.shape[-1]))
 
@@ -121,13 +212,15 @@ def hook_routers(model, config):
     top_k = getattr(config, "num_experts_per_tok", None)
     model._router_margins = []
 
+    n_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+
     def hook(_module, _inputs, output):
-        logits = output[0] if isinstance(output, tuple) else output
+        logits = next(x for x in output if torch.is_tensor(x) and x.dim() == 2 and x.shape[1] == n_experts)
         ranked = torch.sort(logits.reshape(-1, logits.shape[-1]), dim=-1, descending=True).values
         model._router_margins.append((ranked[:, top_k - 1] - ranked[:, top_k]).min().item())
 
     for _name, module in model.named_modules():
-        if module.__class__.__name__.endswith("Router"):
+        if module.__class__.__name__.endswith(("Router", "Gating")):
             module.register_forward_hook(hook)
 
 

@@ -2,15 +2,22 @@
 
 #include <stdexcept>
 
+#include "parts.h"
+
 namespace oracle {
 
-std::vector<double> Scope::values(const std::string& name, size_t n_dims, engine::Shape* shape) const {
+const engine::TensorView& Scope::raw(const std::string& name) const {
   const engine::TensorView* tensor = checkpoint_->find(prefix_ + name);
   if (tensor == nullptr) throw std::runtime_error("oracle: no tensor " + prefix_ + name);
-  if (tensor->shape.size() != n_dims) throw std::runtime_error("oracle: unexpected rank of " + prefix_ + name);
-  std::vector<float> floats(static_cast<size_t>(tensor->n_elements()));
-  if (!engine::to_float(*tensor, floats.data())) throw std::runtime_error("oracle: not floats: " + prefix_ + name);
-  *shape = tensor->shape;
+  return *tensor;
+}
+
+std::vector<double> Scope::values(const std::string& name, size_t n_dims, engine::Shape* shape) const {
+  const engine::TensorView& tensor = raw(name);
+  if (tensor.shape.size() != n_dims) throw std::runtime_error("oracle: unexpected rank of " + prefix_ + name);
+  std::vector<float> floats(static_cast<size_t>(tensor.n_elements()));
+  if (!engine::to_float(tensor, floats.data())) throw std::runtime_error("oracle: not floats: " + prefix_ + name);
+  *shape = tensor.shape;
   return {floats.begin(), floats.end()};
 }
 
@@ -38,10 +45,23 @@ Cube Scope::cube(const std::string& name) const {
   return c;
 }
 
+namespace {
+
+Forward find_family(const std::string& architecture) {
+  for (const auto& families : {dense_families(), expert_families(), gemma_and_other_families()}) {
+    for (const Family& family : families) {
+      if (architecture == family.architecture) return family.forward;
+    }
+  }
+  throw std::runtime_error("oracle: unknown architecture " + architecture);
+}
+
+}  // namespace
+
 Oracle::Oracle(const std::string& directory)
     : config_(engine::read_json_file(directory + "/config.json")),
       checkpoint_(directory),
-      forward_(find(config_.json().at("architectures").at(0).get<std::string>())) {}
+      forward_(find_family(config_.json().at("architectures").at(0).get<std::string>())) {}
 
 Matrix Oracle::logits(Ids ids) const { return forward_(config_, Scope(checkpoint_), ids); }
 

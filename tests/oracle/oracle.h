@@ -28,6 +28,7 @@ class Scope {
   Vector vector_or_empty(const std::string& name) const { return has(name) ? vector(name) : Vector(); }
   Matrix matrix(const std::string& name) const;
   Cube cube(const std::string& name) const;
+  const engine::TensorView& raw(const std::string& name) const;
 
   /// The linear layer `name`: NAME.weight, and NAME.bias where the checkpoint has one.
   Matrix linear(const std::string& name, const Matrix& x) const {
@@ -65,7 +66,10 @@ Rope make_rope(const Config& config, size_t n_rot, size_t n_tokens);
 /// The same from one set of parameters (for families with several), with the theta that holds where they name none.
 Rope make_rope(const Config& config, const engine::Json& parameters, double theta, size_t n_rot, size_t n_tokens);
 
-/// A model: its family's forward pass is one function in families.cpp.
+/// The part of each head's channels that rotates: partial_rotary_factor beside or inside the rotary parameters.
+double partial_rotary_factor(const Config& config, double otherwise);
+
+/// A model: its family's forward pass is one function in dense.cpp, experts.cpp or others.cpp.
 class Oracle {
  public:
   explicit Oracle(const std::string& directory);
@@ -74,7 +78,6 @@ class Oracle {
 
  private:
   using Forward = Matrix (*)(const Config&, const Scope&, Ids);
-  static Forward find(const std::string& architecture);
 
   Config config_;
   engine::Checkpoint checkpoint_;

@@ -103,6 +103,11 @@ Rope make_rope(const Config& config, const engine::Json& parameters, double thet
   throw std::runtime_error("oracle: unknown rope type " + type);
 }
 
+double partial_rotary_factor(const Config& config, double otherwise) {
+  const Config inside(config.has("rope_parameters") ? config.json()["rope_parameters"] : engine::Json::object());
+  return inside.number("partial_rotary_factor", config.number("partial_rotary_factor", otherwise));
+}
+
 Rope make_rope(const Config& config, size_t n_rot, size_t n_tokens) {
   const char* key = config.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const engine::Json parameters = config.has(key) ? config.json().at(key) : engine::Json::object();
