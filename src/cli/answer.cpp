@@ -8,13 +8,14 @@
 
 namespace engine::cli {
 
-GenerationResult generate_answer(Engine& engine, std::vector<int32_t> prompt, const GenerationConfig& config, const InterruptGuard& guard,
-                                 bool quiet, const std::function<void(std::string_view)>& show) {
+GenerationResult generate_answer(Engine& engine, std::vector<int32_t> prompt, const GenerationConfig& config, uint64_t stream,
+                                 const InterruptGuard& guard, bool quiet, const std::function<void(std::string_view)>& show) {
   Progress bar("reading the prompt", quiet);
   std::exception_ptr failure;
   GenerationRequest request;
   request.prompt = std::move(prompt);
   request.config = config;
+  request.stream = stream;
   request.cancel = guard.flag();
   request.on_prefill = [&bar](int64_t done, int64_t total) {
     done < total ? bar.update(static_cast<uint64_t>(done), static_cast<uint64_t>(total)) : bar.clear();

@@ -13,9 +13,9 @@ namespace engine::cli {
 
 /// Generates with the engine's scheduler until the answer ends or `guard` sees an interrupt (reason cancelled). `show` gets the text piece by
 /// piece and may throw: the answer is then given up and the exception goes on to the caller. A progress bar stands on stderr
-/// while a long prompt is read, unless `quiet`.
-GenerationResult generate_answer(Engine& engine, std::vector<int32_t> prompt, const GenerationConfig& config, const InterruptGuard& guard,
-                                 bool quiet, const std::function<void(std::string_view)>& show);
+/// while a long prompt is read, unless `quiet`. `stream`: see GenerationRequest.
+GenerationResult generate_answer(Engine& engine, std::vector<int32_t> prompt, const GenerationConfig& config, uint64_t stream,
+                                 const InterruptGuard& guard, bool quiet, const std::function<void(std::string_view)>& show);
 
 /// "12 tokens, 34.5 tok/s, prompt 56 (7 cached)"
 std::string closing_line(const GenerationStats& stats);

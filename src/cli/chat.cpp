@@ -1,8 +1,4 @@
 // `engine chat`: the conversation, on a terminal or line by line.
-#include <errno.h>
-#include <unistd.h>
-
-#include <cstring>
 #include <optional>
 
 #include "cli/answer.h"
@@ -10,49 +6,12 @@
 #include "cli/chat_session.h"
 #include "cli/commands.h"
 #include "cli/line_editor.h"
+#include "cli/line_reader.h"
 #include "cli/load.h"
 #include "cli/markdown.h"
 
 namespace engine::cli {
 namespace {
-
-// Lines of stdin when it is no terminal.
-class LineReader {
- public:
-  /// False at the end of the input.
-  bool next(std::string* line) {
-    size_t end;
-    while ((end = buffer_.find('\n', scanned_)) == std::string::npos) {
-      scanned_ = buffer_.size();
-      if (buffer_.size() > max_line_bytes) throw Error("stdin: a line is longer than " + std::to_string(max_line_bytes) + " bytes");
-      if (!fill()) {
-        if (buffer_.empty()) return false;
-        buffer_ += '\n';  // a last line without an end
-      }
-    }
-    line->assign(buffer_, 0, end);
-    if (!line->empty() && line->back() == '\r') line->pop_back();
-    buffer_.erase(0, end + 1);
-    scanned_ = 0;
-    return true;
-  }
-
- private:
-  static constexpr size_t max_line_bytes = size_t{16} << 20;
-  bool fill() {
-    char chunk[4096];
-    for (;;) {
-      const ssize_t n = ::read(STDIN_FILENO, chunk, sizeof chunk);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0 && errno != EIO) throw Error(std::string("stdin: cannot read: ") + std::strerror(errno));
-      if (n <= 0) return false;
-      buffer_.append(chunk, static_cast<size_t>(n));
-      return true;
-    }
-  }
-  std::string buffer_;
-  size_t scanned_ = 0;
-};
 
 class Chat {
  public:
@@ -205,7 +164,7 @@ Chat::Turn Chat::answer(bool go_on) {
   try {
     const InterruptGuard guard(false);
     const QuietInput quiet_input;
-    result = generate_answer(session_.engine(), std::move(prompt), session_.config_for_answer(), guard, options_.quiet, show);
+    result = generate_answer(session_.engine(), std::move(prompt), session_.config(), session_.next_stream(), guard, options_.quiet, show);
   } catch (...) {
     if (said) write_stdout(markdown.flush() + "\n");
     throw;

@@ -30,12 +30,6 @@ std::string unquoted(const std::string& value) {
 ChatSession::ChatSession(Engine& engine, std::string model_name, GenerationConfig config, bool allow_special)
     : engine_(engine), model_name_(std::move(model_name)), config_(std::move(config)), allow_special_(allow_special) {}
 
-GenerationConfig ChatSession::config_for_answer() const {
-  GenerationConfig config = config_;
-  if (config.seed) *config.seed += n_again_;
-  return config;
-}
-
 bool ChatSession::has_system() const { return !messages_.empty() && messages_[0]["role"] == "system"; }
 
 std::string ChatSession::system_prompt() const { return has_system() ? message_text(messages_[0]) : std::string(); }
@@ -74,7 +68,7 @@ void ChatSession::set(std::string_view assignments) {
 
 void ChatSession::add_user(std::string_view text) {
   messages_.push_back({{"role", "user"}, {"content", text}});
-  n_again_ = 0;
+  stream_ = 0;
 }
 void ChatSession::add_assistant(std::string_view text) { messages_.push_back({{"role", "assistant"}, {"content", text}}); }
 void ChatSession::replace_assistant(std::string_view text) { messages_.back()["content"] = text; }
@@ -93,7 +87,6 @@ std::string ChatSession::undo() {
 void ChatSession::prepare_again() {
   if (!ends_with_assistant()) throw Error("!regen: there is no answer to give again");
   drop_last();
-  n_again_++;
 }
 
 void ChatSession::clear() {
@@ -101,7 +94,7 @@ void ChatSession::clear() {
   const Json system = keep ? messages_[0] : Json();
   messages_ = Json::array();
   if (keep) messages_.push_back(system);
-  n_again_ = 0;
+  stream_ = 0;
 }
 
 std::vector<int32_t> ChatSession::encode(bool for_answer) const {
@@ -145,7 +138,7 @@ void ChatSession::load(const std::string& name) {
   }
   config_ = std::move(config);
   messages_ = std::move(messages);
-  n_again_ = 0;
+  stream_ = 0;
 }
 
 std::vector<std::string> split_assignments(std::string_view text) {

@@ -20,9 +20,9 @@ class ChatSession {
   const std::string& model_name() const { return model_name_; }
   Engine& engine() { return engine_; }
 
-  /// Settings of the next answer. A fixed seed moves on with every !regen, which would else say the same again.
-  GenerationConfig config_for_answer() const;
   const GenerationConfig& config() const { return config_; }
+  /// For GenerationRequest::stream: with a fixed seed, each turn is the same in every run, but !regen and going on do not repeat the draws.
+  uint64_t next_stream() { return stream_++; }
   /// "key=value key='a b' ...", all or nothing; system_prompt is one of the keys.
   void set(std::string_view assignments);
   void set_value(const std::string& key, const std::string& value) { config_.set(key, value); }
@@ -58,7 +58,7 @@ class ChatSession {
   GenerationConfig config_;
   bool allow_special_;
   Json messages_ = Json::array();
-  uint64_t n_again_ = 0;
+  uint64_t stream_ = 0;
 };
 
 /// Splits "a=1 b='x y' c=[1, 2]" at blanks outside quotes and brackets. Throws Error on an open quote or bracket.

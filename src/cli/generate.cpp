@@ -106,7 +106,7 @@ int run_generate(const Options& options) {
   const bool stream = options.stream || (to_terminal && !options.json);
   const auto safe = [to_terminal](std::string_view text) { return to_terminal ? printable(text) : std::string(text); };
   const InterruptGuard guard(true);
-  const GenerationResult result = generate_answer(*engine, std::move(ids), config, guard, options.quiet, [&](std::string_view text) {
+  const GenerationResult result = generate_answer(*engine, std::move(ids), config, 0, guard, options.quiet, [&](std::string_view text) {
     if (stream && options.json) write_stdout(dump_json(Json{{"delta", text}}) + "\n");
     else if (stream) write_stdout(safe(text));
   });

@@ -191,8 +191,8 @@ bool MarkdownStream::close_span(char next, std::string* out) {
 
 // What is held opens no span: its mark is shown as it is and the rest is looked at again.
 void MarkdownStream::release_mark(std::string* out) {
-  const std::string text = std::move(held_);
-  held_.clear();
+  std::string text;
+  text.swap(held_);
   size_t shown = leading_run(text);
   if (text[0] == '\\') {
     const bool escape = text.size() > 1 && (text[1] == '*' || text[1] == '_' || text[1] == '`');

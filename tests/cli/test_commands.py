@@ -1,0 +1,462 @@
+"""The commands of the built program, without a terminal: results, streams, exit codes."""
+import json
+import math
+import os
+import struct
+import subprocess
+
+import tiny_model
+from harness import ENGINE, ENVIRONMENT, HERE, Case, engine, fixture, main, model, write_file
+
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+IM_END = 258
+
+
+class Usage(Case):
+    def test_help(self):
+        general = self.succeeds(engine("--help")).out
+        self.assertEqual(general, self.succeeds(engine("help")).out)
+        commands = ["chat", "generate", "inspect", "perplexity", "tokenize", "detokenize", "template", "logits", "version"]
+        for command in commands:
+            self.assertIn("\n  " + command + " ", general)
+            text = self.succeeds(engine(command, "--help")).out
+            self.assertIn("usage: engine " + command, text)
+            self.assertIn("--help", text)
+            for line in (general + text).splitlines():
+                self.assertLessEqual(len(line), 80, line)
+                self.assertEqual(line, line.rstrip())
+        for absent in ["serve", "quantize", "bench", "int8", "int4", "--draft", "--load-in"]:
+            self.assertNotIn(absent, general + "".join(engine(c, "--help").out for c in commands))
+
+    def test_nothing_given(self):
+        result = engine()
+        self.assertEqual((result.code, result.out), (2, ""))
+        self.assertIn("usage: engine", result.err)
+
+    def test_wrong_command_lines(self):
+        tiny = model()
+        cases = [
+            (["genrate"], "unknown command 'genrate'", "engine generate"),
+            (["serve", tiny], "unknown command 'serve'"),
+            (["bench", tiny], "unknown command 'bench'"),
+            (["quantize", tiny, "x"], "unknown command"),
+            (["generate"], "MODEL is missing"),
+            (["generate", tiny, "--thread", "2", "-p", "x"], "--thread", "did you mean --threads?"),
+            (["generate", tiny, "--draft", tiny, "-p", "x"], "--draft"),
+            (["generate", tiny, "--load-in-8bit", "-p", "x"], "--load-in-8bit"),
+            (["generate", tiny, "--jsonl", "-p", "x"], "--jsonl", "engine generate"),
+            (["generate", tiny, "-p"], "-p", "value is missing"),
+            (["generate", tiny, "extra", "-p", "x"], "unexpected argument 'extra'"),
+            (["generate", tiny, "-p", "x", "--threads", "none"], "--threads", "'none'"),
+            (["generate", tiny, "-p", "x", "--threads", "0"], "--threads", "'0'"),
+            (["generate", tiny, "-p", "x", "--ctx", "-5"], "--ctx", "'-5'"),
+            (["generate", tiny, "-p", "x", "--ctx", "12x"], "--ctx", "'12x'"),
+            (["generate", tiny, "-p", "x", "--seed", "1.5"], "--seed", "'1.5'"),
+            (["generate", tiny, "-p", "x", "--mem", "much"], "--mem", "'much'"),
+            (["generate", tiny, "-p", "x", "--mem", "1X"], "--mem", "'1X'"),
+            (["generate", tiny, "-p", "x", "--dtype", "int8"], "--dtype", "'int8'", "bfloat16"),
+            (["generate", tiny, "-p", "x", "--dtype", "int4"], "--dtype", "'int4'"),
+            (["generate", tiny, "-p", "x", "--kv-dtype", "int8"], "--kv-dtype", "'int8'"),
+            (["generate", tiny, "-p", "x", "--isa", "sse9"], "--isa", "'sse9'"),
+            (["generate", tiny, "-p", "x", "--messages", "m.json"], "-p and --messages"),
+            (["generate", tiny, "-p", "x", "--raw", "--system-prompt", "y"], "--raw"),
+            (["generate", tiny, "-p", "x", "temprature=1"], "temprature", "temperature"),
+            (["generate", tiny, "-p", "x", "temperature=nan"], "temperature", "nan"),
+            (["generate", tiny, "-p", "x", "temperature=-1"], "temperature"),
+            (["generate", tiny, "-p", "x", "temperature=warm"], "temperature", "warm"),
+            (["generate", tiny, "-p", "x", "top_p=1.5"], "top_p", "1.5"),
+            (["generate", tiny, "-p", "x", "do_sample=perhaps"], "do_sample", "perhaps"),
+            (["generate", tiny, "-p", "x", "max_new_tokens=1.5"], "max_new_tokens", "1.5"),
+            (["generate", tiny, "-p", "x", "=1"], "engine"),
+            (["template"], "render"),
+            (["template", "bake"], "'bake'"),
+            (["template", "render"], "engine"),
+            (["logits", tiny], "--input"),
+            (["logits", tiny, "--input", "x"], "--output"),
+            (["perplexity", tiny], "FILE is missing"),
+            (["tokenize", tiny, "a", "b"], "unexpected argument 'b'"),
+            (["version", "--nope"], "--nope"),
+        ]
+        for arguments, *words in cases:
+            with self.subTest(arguments=arguments):
+                self.fails(engine(*arguments), 2, *words)
+
+    def test_settings_stand_anywhere(self):
+        tiny = model()
+        for arguments in (["max_new_tokens=3", tiny, "-p", "x"], [tiny, "max_new_tokens=3", "-p", "x"],
+                          [tiny, "-p", "x", "max_new_tokens=3"], ["-p", "x", "--", "max_new_tokens=3", tiny]):
+            self.assertEqual(self.succeeds(engine("generate", *arguments)).out, "ABC\n")
+
+    def test_values_that_look_like_something_else(self):
+        tiny = model()
+        for text in ("-q", "--help", "a=b", "[1, 2]", "++", "--", "-5", ""):
+            answer = self.json(engine("generate", tiny, "-p", text, "--json", "max_new_tokens=1"))
+            self.assertEqual(answer["generated_text"][0]["content"], text)
+            answer = self.json(engine("generate", tiny, "--prompt=" + text, "--json", "max_new_tokens=1"))
+            self.assertEqual(answer["generated_text"][0]["content"], text)
+        self.assertEqual(self.succeeds(engine("tokenize", tiny, "++")).out, "43 43\n")
+        self.assertEqual(self.succeeds(engine("tokenize", tiny, "a=b")).out, "97 61 98\n")
+        self.assertEqual(self.succeeds(engine("tokenize", tiny, "--", "-q")).out, "45 113\n")
+
+    def test_a_model_path_may_hold_an_equals_sign(self):
+        path = tiny_model.write(os.path.join(HERE, "a=b"))
+        self.assertEqual(self.succeeds(engine("generate", path, "-p", "x", "max_new_tokens=2")).out, "AB\n")
+
+    def test_last_value_wins(self):
+        answer = self.json(engine("generate", model(), "-p", "x", "-p", "y", "--json", "max_new_tokens=9", "max_new_tokens=1"))
+        self.assertEqual((answer["generated_text"][0]["content"], answer["completion_tokens"]), ("y", 1))
+
+
+class Version(Case):
+    def test_version(self):
+        text = self.succeeds(engine("version")).out
+        answer = self.json(engine("version", "--json"))
+        self.assertEqual(set(answer), {"version", "compiler", "isa", "threads"})
+        self.assertIn("engine " + answer["version"], text)
+        self.assertIn(answer["isa"]["chosen"], answer["isa"]["usable"])
+        self.assertTrue(set(answer["isa"]["usable"]) <= set(answer["isa"]["compiled"]))
+        self.assertGreaterEqual(answer["threads"], 1)
+        self.assertEqual(self.succeeds(engine("--version")).out, text)
+
+    def test_choice_of_isa(self):
+        for name in self.json(engine("version", "--json"))["isa"]["usable"]:
+            self.assertEqual(self.json(engine("version", "--json", "--isa", name))["isa"]["chosen"], name)
+            chosen = self.json(engine("version", "--json", environment={"ENGINE_ISA": name}))["isa"]["chosen"]
+            self.assertEqual(chosen, name)
+            self.assertEqual(self.succeeds(engine("generate", model(), "-p", "x", "--isa", name)).out, ALPHABET + "\n")
+        self.fails(engine("version", environment={"ENGINE_ISA": "abacus"}), 2, "ENGINE_ISA", "'abacus'")
+
+
+class Generate(Case):
+    def test_text(self):
+        result = self.succeeds(engine("generate", model(), "-p", "Hello"))
+        self.assertEqual(result.out, ALPHABET + "\n")
+        self.assertRegex(result.err, r"^27 tokens, [0-9.]+ tok/s, prompt \d+ \(0 cached\)\n$")
+
+    def test_quiet(self):
+        self.assertEqual(self.succeeds(engine("generate", model(), "-p", "Hello", "-q")).err, "")
+
+    def test_json(self):
+        answer = self.json(engine("generate", model(), "-p", "Hello", "--system-prompt", "Be kind", "--json", "-q"))
+        self.assertEqual(answer["generated_text"], [
+            {"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hello"}, {"role": "assistant", "content": ALPHABET}])
+        self.assertEqual(answer["text"], ALPHABET)
+        self.assertEqual(answer["token_ids"], [ord(c) for c in ALPHABET] + [IM_END])
+        prompt = "\1system\nBe kind\2\n\1user\nHello\2\n\1assistant\n"
+        self.assertEqual(answer["prompt_tokens"], len(prompt))
+        self.assertEqual((answer["completion_tokens"], answer["cached_tokens"], answer["finish_reason"]), (27, 0, "stop"))
+        self.assertEqual(set(answer["timings"]), {"load_s", "prefill_s", "decode_s", "prefill_tok_s", "decode_tok_s"})
+        cut = self.json(engine("generate", model(), "-p", "Hello", "--json", "max_new_tokens=4"))
+        self.assertEqual((cut["text"], cut["finish_reason"]), ("ABCD", "length"))
+
+    def test_messages(self):
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+        path = write_file("messages.json", json.dumps(messages))
+        from_file = self.json(engine("generate", model(), "--messages", path, "--json"))
+        from_stdin = self.json(engine("generate", model(), "--messages", "-", "--json", stdin=json.dumps(messages)))
+        self.assertEqual(from_file["generated_text"], messages + [{"role": "assistant", "content": ALPHABET}])
+        self.assertEqual(from_stdin["generated_text"], from_file["generated_text"])
+
+    def test_assistant_message_is_continued(self):
+        messages = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "ABCDEF"}]
+        answer = self.json(engine("generate", model(), "--messages", "-", "--json", stdin=json.dumps(messages)))
+        self.assertEqual(answer["text"], ALPHABET[6:])
+        self.assertEqual(answer["generated_text"], messages[:1] + [{"role": "assistant", "content": ALPHABET}])
+
+    def test_stdin_is_the_prompt(self):
+        answer = self.json(engine("generate", model(), "--json", stdin="two\nlines"))
+        self.assertEqual(answer["generated_text"][0]["content"], "two\nlines")
+
+    def test_raw(self):
+        answer = self.json(engine("generate", model(), "--raw", "-p", "xyz abc", "--json", "max_new_tokens=5"))
+        self.assertEqual((answer["text"], answer["generated_text"], answer["prompt_tokens"]), ("defgh", "xyz abcdefgh", 7))
+        self.assertEqual(self.succeeds(engine("generate", model(), "--raw", "-p", "<|im_end|>", "max_new_tokens=3")).out, "abc\n")
+        self.fails(engine("generate", model(), "--raw", "-p", ""), 1, "empty")
+
+    def test_stream(self):
+        self.assertEqual(self.succeeds(engine("generate", model(), "-p", "x", "--stream")).out, ALPHABET + "\n")
+        lines = self.succeeds(engine("generate", model(), "-p", "x", "--stream", "--json")).out.splitlines()
+        self.assertEqual("".join(json.loads(line)["delta"] for line in lines[:-1]), ALPHABET)
+        self.assertEqual(json.loads(lines[-1])["text"], ALPHABET)
+
+    def test_control_tokens_in_messages_are_text(self):
+        text = "a<|im_end|>b"
+        as_text = self.json(engine("generate", model(), "-p", text, "--json"))["prompt_tokens"]
+        as_control = self.json(engine("generate", model(), "-p", text, "--json", "--allow-special"))["prompt_tokens"]
+        self.assertEqual(as_text - as_control, len("<|im_end|>") - 1)
+
+    def test_default_length(self):
+        answer = self.json(engine("generate", model(), "-p", "x", "--json", "eos_token_id=None"))
+        self.assertEqual((answer["completion_tokens"], answer["finish_reason"]), (256, "length"))
+
+    def test_generation_config(self):
+        path = write_file("settings.json", '{"max_new_tokens": 2}')
+        self.assertEqual(self.succeeds(engine("generate", model(), "-p", "x", "--generation-config", path)).out, "AB\n")
+        self.assertEqual(
+            self.succeeds(engine("generate", model(), "-p", "x", "--generation-config", path, "max_new_tokens=3")).out, "ABC\n")
+        bad = write_file("bad_settings.json", '{"max_new_token": 2}')
+        self.fails(engine("generate", model(), "-p", "x", "--generation-config", bad), 1, "bad_settings.json", "max_new_tokens")
+
+    def test_stop_strings(self):
+        answer = self.json(engine("generate", model(), "-p", "x", "--json", 'stop_strings=["CD"]'))
+        self.assertEqual((answer["text"], answer["finish_reason"]), ("ABCD", "stop"))
+
+    def test_dtypes_and_threads(self):
+        for flags in (["--dtype", "float32"], ["--dtype", "bfloat16"], ["--dtype", "float16"], ["--kv-dtype", "bfloat16"], ["--threads", "1"],
+                      ["--threads", "3"], ["--ctx", "100"], ["--mem", "1G"], ["--mem", "1.5GiB", "--dtype", "bfloat16"]):
+            with self.subTest(flags=flags):
+                self.assertEqual(self.succeeds(engine("generate", model(), "-p", "x", *flags)).out, ALPHABET + "\n")
+
+    def test_memory_budget(self):
+        self.fails(engine("generate", model(), "-p", "x", "--mem", "4K"), 1, "--mem", "weights", "KV cache", "got 4.0 KiB")
+
+    def test_chat_templates(self):
+        base = model("base", template=None)
+        self.fails(engine("generate", base, "-p", "x"), 1, "no chat template", "--raw", "--chat-template", "chatml")
+        self.assertEqual(self.succeeds(engine("generate", base, "-p", "x", "--chat-template", "chatml")).out, ALPHABET + "\n")
+        self.fails(engine("generate", base, "-p", "x", "--chat-template", "chatmal"), 1, "chatmal", "chatml")
+        path = write_file("own.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}")
+        self.assertEqual(
+            self.succeeds(engine("generate", base, "-p", "say abc", "--chat-template", path, "max_new_tokens=3")).out, "def\n")
+
+    def test_system_prompt_is_not_dropped(self):
+        none = model("no-system", template=tiny_model.NO_SYSTEM)
+        self.fails(engine("generate", none, "-p", "x", "--system-prompt", "Be kind"), 1, "system")
+
+    def test_interrupt(self):
+        long = model("long", context=1 << 20)
+        process = subprocess.Popen([ENGINE, "generate", long, "-p", "x", "--stream", "eos_token_id=None", "max_new_tokens=1000000"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+        start = process.stdout.read(40)
+        process.send_signal(2)
+        rest, err = process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 130)
+        self.assertTrue(start.startswith(ALPHABET.encode()))
+        self.assertTrue(rest.endswith(b"\n"))
+        self.assertIn(b" tok/s", err)
+
+
+class BadInput(Case):
+    """One clear line for each thing that can be wrong with a model."""
+
+    def test_wrong_path(self):
+        self.fails(engine("generate", "/no/such/place", "-p", "x"), 1, "/no/such/place")
+        self.fails(engine("generate", "Nobody/Nothing", "-p", "x", environment={"HF_HOME": HERE}), 1, "Nobody/Nothing", "download")
+        self.fails(engine("generate", write_file("a-file", "x"), "-p", "x"), 1, "a-file")
+
+    def test_no_tokenizer(self):
+        bare = model("bare", tokenizer=False)
+        for command in (["generate", bare, "-p", "x"], ["chat", bare], ["tokenize", bare, "x"], ["perplexity", bare, write_file("t", "abc")]):
+            self.fails(engine(*command), 1, "tokenizer.json")
+
+    def test_unknown_architecture(self):
+        odd = model("odd", architectures=["MambaForCausalLM"], model_type="mamba")
+        self.fails(engine("generate", odd, "-p", "x"), 1, "MambaForCausalLM", "config.json")
+
+    def damaged(self, name, file, text):
+        path = tiny_model.write(os.path.join(HERE, name))
+        with open(os.path.join(path, file), "wb") as out:
+            out.write(text)
+        return path
+
+    def test_truncated_weights(self):
+        with open(os.path.join(model(), "model.safetensors"), "rb") as file:
+            whole = file.read()
+        for size in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1):
+            path = self.damaged("truncated", "model.safetensors", whole[:size])
+            self.fails(engine("generate", path, "-p", "x"), 1, "model.safetensors")
+
+    def test_missing_weights(self):
+        path = tiny_model.write(os.path.join(HERE, "weightless"))
+        os.remove(os.path.join(path, "model.safetensors"))
+        self.fails(engine("generate", path, "-p", "x"), 1, "model.safetensors")
+
+    def test_bad_json(self):
+        for file in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+            with self.subTest(file=file):
+                self.fails(engine("generate", self.damaged("bad-" + file, file, b'{"a": '), "-p", "x"), 1, file)
+        for text in ("", "{", "[1]", '{"role": "user"}', "[]", '[{"content": "x"}]', '[{"role": 1}]', "[" * 100000):
+            with self.subTest(messages=text[:20]):
+                self.fails(engine("generate", model(), "--messages", "-", stdin=text), 1, "stdin")
+
+    def test_context_overflow(self):
+        self.fails(engine("generate", model(), "-p", "x" * 200, "--ctx", "100"), 1, "100", "2")
+        exact = self.json(engine("generate", model(), "-p", "x", "--json", "--ctx", "30"))
+        self.assertEqual((exact["finish_reason"], exact["prompt_tokens"] + exact["completion_tokens"]), ("length", 30))
+
+    def test_full_disk(self):
+        if not os.path.exists("/dev/full"):
+            self.skipTest("there is no /dev/full")
+        with open("/dev/full", "wb") as full:
+            for command in (["version"], ["generate", model(), "-p", "x"], ["generate", model(), "-p", "x", "--stream"],
+                            ["tokenize", model(), "x"], ["inspect", model()]):
+                done = subprocess.run([ENGINE, *command, *(["-q"] if command[0] != "version" else [])], stdout=full,
+                                      stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=ENVIRONMENT, timeout=60)
+                self.assertEqual((done.returncode, done.stderr.decode().count("\n")), (1, 1), done)
+                self.assertIn("stdout", done.stderr.decode())
+
+    def test_reader_gone(self):
+        long = model("long", context=1 << 20)
+        process = subprocess.Popen([ENGINE, "generate", long, "-p", "x", "--stream", "-q", "eos_token_id=None", "max_new_tokens=1000000"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+        process.stdout.read(10)
+        process.stdout.close()
+        err = process.stderr.read().decode()
+        self.assertEqual(process.wait(timeout=20), 1)
+        self.assertEqual(err.count("\n"), 1)
+        self.assertIn("stdout", err)
+
+    def test_messages_from_a_file_cannot_drive_the_terminal(self):
+        path = write_file("evil\x1b[2J.json", "{")
+        result = engine("generate", model(), "--messages", path)
+        self.assertEqual(result.code, 1)
+        self.assertNotIn("\x1b", result.err)
+
+
+class Inspect(Case):
+    def test_json(self):
+        answer = self.json(engine("inspect", model(), "--json"))
+        self.assertEqual(answer["architecture"], "LlamaForCausalLM")
+        self.assertEqual(answer["parameters"], sum(math.prod(t["shape"]) for t in answer["tensors"]))
+        self.assertEqual(answer["bytes"], 4 * answer["parameters"])
+        self.assertEqual(answer["n_tensors"], 12)
+        self.assertEqual(answer["context"], 4096)
+        self.assertEqual(answer["chat_template"] is None, False)
+        plan = answer["plan"]
+        self.assertEqual(plan["total_bytes"], plan["weights_bytes"] + plan["kv_bytes"] + plan["scratch_bytes"])
+        self.assertEqual(plan["kv_bytes"], 4096 * 2 * 16 * 4)
+        self.assertTrue(plan["fits"])
+
+    def test_plan(self):
+        def plan(*flags):
+            return self.json(engine("inspect", model(), "--json", *flags))["plan"]
+        self.assertEqual(plan("--ctx", "1024")["kv_bytes"] * 4, plan()["kv_bytes"])
+        self.assertEqual(plan("--kv-dtype", "bfloat16")["kv_bytes"] * 2, plan()["kv_bytes"])
+        self.assertLess(plan("--dtype", "bfloat16")["weights_bytes"], plan()["weights_bytes"] * 0.6)
+        small = plan("--mem", "10K")
+        self.assertEqual((small["fits"], small["largest_ctx"], small["available_bytes"]), (False, 0, 10240))
+
+    def test_text(self):
+        text = self.succeeds(engine("inspect", model())).out
+        for word in ("LlamaForCausalLM", "parameters", "context", "4096", "KV cache", "scratch", "fits", "tokenizer_config.json"):
+            self.assertIn(word, text)
+        self.assertIn("chat template none", " ".join(self.succeeds(engine("inspect", model("bare", tokenizer=False))).out.split()))
+
+
+class Tokens(Case):
+    def test_tokenize(self):
+        self.assertEqual(self.succeeds(engine("tokenize", model(), "AB <|im_end|>")).out, "65 66 32 258\n")
+        self.assertEqual(self.succeeds(engine("tokenize", model(), stdin="\u00e9\n")).out, "195 169 10\n")
+        self.assertEqual(self.succeeds(engine("tokenize", model(), "")).out, "\n")
+
+    def test_detokenize(self):
+        self.assertEqual(self.succeeds(engine("detokenize", model(), "65", "66", "258")).out, "AB<|im_end|>\n")
+        self.assertEqual(self.succeeds(engine("detokenize", model(), stdin="65 66\n67")).out, "ABC\n")
+        self.fails(engine("detokenize", model(), "sixty"), 2, "sixty")
+
+    def test_jsonl(self):
+        lines = [{"text": "AB", "add_special_tokens": True}, {"text": "\u00e9", "add_special_tokens": False}]
+        out = self.succeeds(engine("tokenize", model(), "--jsonl", stdin="".join(json.dumps(l) + "\n" for l in lines))).out
+        self.assertEqual([json.loads(l) for l in out.splitlines()], [{"ids": [65, 66]}, {"ids": [195, 169]}])
+        lines = [{"ids": [65, 195, 169, 258], "skip_special_tokens": True}, {"ids": [65, 258], "skip_special_tokens": False}]
+        out = self.succeeds(engine("detokenize", model(), "--jsonl", stdin="".join(json.dumps(l) + "\n" for l in lines))).out
+        answers = [json.loads(l) for l in out.splitlines()]
+        self.assertEqual([a["text"] for a in answers], ["A\u00e9", "A<|im_end|>"])
+        self.assertEqual(["".join(a["pieces"]) for a in answers], ["A\u00e9", "A<|im_end|>"])
+
+
+class Template(Case):
+    def test_jsonl(self):
+        lines = [
+            {"id": 1, "template": "{{ x }}!", "context": {"x": "hi"}},
+            {"id": "b", "template": "{{ raise_exception('no') }}", "context": {}},
+            {"id": 3, "template_file": write_file("t.jinja", "{{ y + 1 }}"), "context": {"y": 1}},
+        ]
+        out = self.succeeds(engine("template", "render", "--jsonl", stdin="".join(json.dumps(l) + "\n" for l in lines))).out
+        answers = [json.loads(l) for l in out.splitlines()]
+        self.assertEqual([a["id"] for a in answers], [1, "b", 3])
+        self.assertEqual((answers[0]["output"], answers[2]["output"]), ("hi!", "2"))
+        self.assertIn("no", answers[1]["error"])
+
+    def test_files(self):
+        context = write_file("context.json", json.dumps({"messages": [{"role": "user", "content": "q"}], "add_generation_prompt": True}))
+        out = self.succeeds(engine("template", "render", model(), "--context", context)).out
+        self.assertEqual(out, "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n")
+        own = write_file("own2.jinja", "{{ messages[0].content }}")
+        self.assertEqual(self.succeeds(engine("template", "render", "--template", own, "--context", context)).out, "q")
+        self.fails(engine("template", "render", "--template", write_file("bad.jinja", "{% if %}"), "--context", context), 1, "bad.jinja")
+
+
+class Logits(Case):
+    def test_logits(self):
+        ids = [[65, 66, 67], [10, 97, 122]]
+        header = json.dumps({"input_ids": {"dtype": "I64", "shape": [2, 3], "data_offsets": [0, 48]}}).encode()
+        header += b" " * (-len(header) % 8)
+        path = write_file("ids.safetensors", struct.pack("<Q", len(header)) + header + struct.pack("<6q", *(ids[0] + ids[1])))
+        out = os.path.join(HERE, "logits.safetensors")
+        self.succeeds(engine("logits", model(), "--input", path, "--output", out))
+        with open(out, "rb") as file:
+            data = file.read()
+        n = struct.unpack("<Q", data[:8])[0]
+        entry = json.loads(data[8:8 + n])["logits"]
+        self.assertEqual((entry["dtype"], entry["shape"]), ("F32", [2, 3, 259]))
+        values = struct.unpack("<%df" % (6 * 259), data[8 + n:])
+        best = [max(range(259), key=lambda v: values[i * 259 + v]) for i in range(6)]
+        self.assertEqual(best, [66, 67, 68, 65, 98, 97])
+
+    def test_errors(self):
+        out = os.path.join(HERE, "never.safetensors")
+        self.fails(engine("logits", model(), "--input", "/none", "--output", out), 1, "/none")
+        header = json.dumps({"input_ids": {"dtype": "I64", "shape": [1, 1], "data_offsets": [0, 8]}}).encode()
+        path = write_file("large.safetensors", struct.pack("<Q", len(header)) + header + struct.pack("<q", 100000))
+        self.fails(engine("logits", model(), "--input", path, "--output", out), 1, "100000")
+        self.assertFalse(os.path.exists(out))
+
+
+class Perplexity(Case):
+    def test_sure_and_unsure(self):
+        text = write_file("alphabet.txt", "abcdefghijklmnopqrstuvwxyz" * 20)
+        answer = self.json(engine("perplexity", model(), text, "--json"))
+        self.assertEqual(set(answer), {"tokens", "nll", "perplexity"})
+        self.assertEqual(answer["tokens"], 26 * 20 - 1)
+        self.assertAlmostEqual(answer["perplexity"], 1.0, places=3)
+        self.assertAlmostEqual(answer["perplexity"], math.exp(answer["nll"]), places=6)
+        self.assertIn("perplexity 1.0", self.succeeds(engine("perplexity", model(), text, "--ctx", "64", "--stride", "16")).out)
+
+    def test_against(self):
+        text = write_file("alphabet.txt", "abcdefghijklmnopqrstuvwxyz" * 20)
+        answer = self.json(engine("perplexity", model(), text, "--against", model(), "--json"))
+        self.assertEqual((answer["mean_kl"], answer["top1_agreement"]), (0, 1))
+
+    def test_errors(self):
+        self.fails(engine("perplexity", model(), "/none"), 1, "/none")
+        self.fails(engine("perplexity", model(), write_file("empty", "")), 1)
+
+
+class RealModel(Case):
+    """stories260K, where the goldens are."""
+
+    def test_greedy(self):
+        stories = fixture("stories260K")
+        with open(os.path.join(stories, "greedy.jsonl")) as file:
+            cases = [json.loads(line) for line in file]
+        for case in cases[:6]:
+            answer = self.json(engine("generate", stories, "--raw", "-p", case["prompt"], "--json", "-q", "do_sample=False", "max_new_tokens=200"))
+            ids = [i for i in answer["token_ids"] if i not in (1, 2)]
+            self.assertEqual(ids, case["greedy_ids"])
+            self.assertEqual(answer["text"], case["greedy_text"])
+
+    def test_perplexity(self):
+        stories = fixture("stories260K")
+        with open(os.path.join(stories, "ppl.json")) as file:
+            expected = json.load(file)
+        answer = self.json(engine("perplexity", stories, os.path.join(stories, "ppl.txt"), "--json"))
+        self.assertEqual(answer["tokens"], expected["n_tokens"])
+        self.assertLess(abs(answer["perplexity"] - expected["ppl"]), 0.001)
+
+    def test_system_prompt_is_refused(self):
+        self.fails(engine("generate", fixture("stories260K"), "-p", "x", "--system-prompt", "Be kind"), 1, "system")
+
+
+if __name__ == "__main__":
+    main()
