@@ -60,7 +60,7 @@ void matmul(benchmark::State& state, const Table* table, Format format, int64_t 
   for (auto _ : state) {
     for (int64_t r = state.thread_index() * row_block; r < w.n_rows; r += row_block * state.threads()) {
       const int64_t end = std::min(r + row_block, w.n_rows);
-      table->matmul[static_cast<int>(format)](w, r, end, x.data(), n_cols, n_tokens, y.data(), w.n_rows, scratch.get());
+      table->matmul[static_cast<int>(format)](w, r, end, x.data(), n_cols * sizeof(float), n_tokens, y.data(), w.n_rows, scratch.get());
       rows_done += end - r;
     }
     benchmark::ClobberMemory();
@@ -146,7 +146,7 @@ int main(int argc, char** argv) {
     const Table* table = all[i].table;
     const std::string level = table->name;
     const char* const formats[] = {"f32", "bf16", "f16"};
-    for (int f = 0; f < n_formats; ++f) {
+    for (int f = 0; f < n_float_formats; ++f) {
       const auto format = static_cast<Format>(f);
       for (const int threads : {1, 2}) {
         for (const int64_t n_cols : {896, 4864}) {

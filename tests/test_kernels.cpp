@@ -157,7 +157,7 @@ TEST_CASE("levels are complete, named, and chosen by what the CPU can do") {
     INFO("level: ", std::string(all[i].name));
     REQUIRE(all[i].table != nullptr);
     CHECK(std::string(all[i].table->name) == all[i].name);
-    for (int f = 0; f < n_formats; ++f) {
+    for (int f = 0; f < n_float_formats; ++f) {
       CHECK((all[i].table->matmul[f] != nullptr));
       CHECK(all[i].table->row_grain[f] >= 1);
     }
@@ -196,7 +196,7 @@ TEST_CASE("matmul is near double precision, for every format and odd size") {
                         {3, 33, 4},  {8, 64, 7},   {9, 63, 8},   {66, 65, 9},   {13, 130, 17}, {70, 515, 13}, {12, 896, 6},
                         {6, 1030, 5}, {129, 90, 100}, {5, 4864, 1}, {64, 1024, 97}, {2, 0, 2},  {3, 0, 9}};
   for (const Table* t : usable_tables()) {
-    for (int f = 0; f < n_formats; ++f) {
+    for (int f = 0; f < n_float_formats; ++f) {
       for (const Size& s : sizes) {
         INFO("level: ", std::string(t->name));
         INFO("format: ", std::string(format_name(static_cast<Format>(f))));
@@ -209,7 +209,7 @@ TEST_CASE("matmul is near double precision, for every format and odd size") {
         Guarded<float> y(s.n_tokens == 0 ? 0 : static_cast<size_t>((s.n_tokens - 1) * y_stride + s.n_rows), -77.0f);
         fill_normal(x.data(), x.size(), 2);
         const Scratch scratch = make_scratch(t->scratch_bytes(s.n_cols));
-        t->matmul[f](w.matrix, 0, s.n_rows, x.data(), x_stride, s.n_tokens, y.data(), y_stride, scratch.get());
+        t->matmul[f](w.matrix, 0, s.n_rows, x.data(), x_stride * sizeof(float), s.n_tokens, y.data(), y_stride, scratch.get());
         double worst = 0;
         int64_t touched_gaps = 0;
         for (int64_t token = 0; token < s.n_tokens; ++token) {
@@ -239,7 +239,7 @@ TEST_CASE("matmul is near double precision, for every format and odd size") {
 
 TEST_CASE("matmul gives the same bits however rows and tokens are split") {
   for (const Table* t : usable_tables()) {
-    for (int f = 0; f < n_formats; ++f) {
+    for (int f = 0; f < n_float_formats; ++f) {
       for (const int64_t n_cols : {72, 515, 1100}) {
         INFO("level: ", std::string(t->name));
         INFO("format: ", std::string(format_name(static_cast<Format>(f))));
@@ -253,7 +253,7 @@ TEST_CASE("matmul gives the same bits however rows and tokens are split") {
           std::vector<float> y(static_cast<size_t>(n_tokens * n_rows));
           for (int64_t token = 0; token < n_tokens; token += token_step) {
             for (int64_t r = 0; r < n_rows; r += row_step) {
-              t->matmul[f](w.matrix, r, std::min(r + row_step, n_rows), x.data() + token * n_cols, n_cols,
+              t->matmul[f](w.matrix, r, std::min(r + row_step, n_rows), x.data() + token * n_cols, n_cols * sizeof(float),
                            std::min(token_step, n_tokens - token), y.data() + token * n_rows, n_rows, scratch.get());
             }
           }
@@ -285,7 +285,7 @@ TEST_CASE("matmul keeps NaN and infinity to their own row and token") {
       x[static_cast<size_t>((n_tokens - 1) * n_cols)] = nan_value;
       std::vector<float> y(static_cast<size_t>(n_tokens * n_rows));
       const Scratch scratch = make_scratch(t->scratch_bytes(n_cols));
-      t->matmul[0]({w.data(), n_rows, n_cols, Format::f32}, 0, n_rows, x.data(), n_cols, n_tokens, y.data(), n_rows, scratch.get());
+      t->matmul[0]({w.data(), n_rows, n_cols, Format::f32}, 0, n_rows, x.data(), n_cols * sizeof(float), n_tokens, y.data(), n_rows, scratch.get());
       for (int64_t token = 0; token < n_tokens; ++token) {
         for (int64_t r = 0; r < n_rows; ++r) {
           const float value = y[static_cast<size_t>(token * n_rows + r)];

@@ -182,15 +182,16 @@ KERNEL_ENTRY int64_t argmax(const float* x, int64_t n) {
 
 KERNEL_ENTRY double exp_sum(const float* x, float shift, float* y, int64_t n) {
   const F s(shift);
-  Doubles sums = {};
+  Doubles low = {}, high = {};
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
-    const F e = exp(load(x + i) - s);
-    store(y + i, e);
-    sums += __builtin_convertvector(raw(e), Doubles);
+    store(y + i, exp(load(x + i) - s));
+    low += __builtin_convertvector(load_as<HalfFloats>(y + i), Doubles);
+    high += __builtin_convertvector(load_as<HalfFloats>(y + i + lanes / 2), Doubles);
   }
   double total = 0;
-  for (int j = 0; j < lanes; ++j) total += sums[j];
+  for (int j = 0; j < lanes / 2; ++j) total += low[j];
+  for (int j = 0; j < lanes / 2; ++j) total += high[j];
   if (i < n) {
     float buffer[lanes];
     store(buffer, exp(load_first<F32>(x + i, n - i) - s));

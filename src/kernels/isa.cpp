@@ -16,6 +16,8 @@ namespace {
 //
 #include "kernels/matmul.inl"
 //
+#include "kernels/quantized.inl"
+//
 #include "kernels/elementwise.inl"
 //
 #include "kernels/attention.inl"
@@ -25,10 +27,15 @@ namespace {
 extern const Table ENGINE_KERNEL_TABLE;
 const Table ENGINE_KERNEL_TABLE = {
     .name = ENGINE_KERNEL_LEVEL,
-    .matmul = {matmul<F32>, matmul<Bf16>, matmul<F16>},
-    .row_grain = {tile_rows, tile_rows, tile_rows},
-    .scratch_bytes = scratch_bytes,
+    .matmul = {matmul<F32>, matmul<Bf16>, matmul<F16>, matmul_quantized<Int8Weights>, matmul_quantized<Int4Weights>},
+    .row_grain = {tile_rows, tile_rows, tile_rows, pack_rows, pack_rows},
+    .scratch_bytes = all_scratch_bytes,
     .get_row = get_row,
+    .quantize_row = quantize_row,
+    .packed_block_bytes = packed_block_bytes,
+    .pack_block = pack_block,
+    .act_bytes = act_bytes,
+    .quantize_act = quantize_act,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .rope = rope,

@@ -15,10 +15,14 @@ namespace engine::kernels {
 
 // --- formats -----------------------------------------------------------------------------------------------------------
 
-/// Weight formats; a row of the table's `matmul` each. f32, bf16 and f16 lie in memory as in the file (row-major), so that
-/// mapped files are used in place; they take float32 activations and accumulate in float32.
-enum class Format : uint8_t { f32, bf16, f16, count };
+/// Weight formats; a row of the table's `matmul` each.
+///   f32, bf16, f16  lie in memory as in the file (row-major), so that mapped files are used in place; float32 activations
+///   i8, i4          packed in blocks of pack_rows rows (see quantized.inl); value = q * scale with one float16 scale for a group of
+///                   columns, q in [-127, 127] or [-8, 7]; activations quantized to int8 by quantize_act
+enum class Format : uint8_t { f32, bf16, f16, i8, i4, count };
 inline constexpr int n_formats = static_cast<int>(Format::count);
+inline constexpr int n_float_formats = static_cast<int>(Format::i8);
+constexpr bool is_quantized(Format format) { return format >= Format::i8; }
 
 /// A weight matrix [n_rows, n_cols] (n_rows outputs), not owned. `data` need not be aligned.
 struct Matrix {
@@ -26,7 +30,13 @@ struct Matrix {
   int64_t n_rows = 0;
   int64_t n_cols = 0;
   Format format = Format::f32;
+  int group = 0;  // columns that share a scale: 32, 64 or 128; 0 in float formats
 };
+
+/// Rows that a packed block interleaves.
+inline constexpr int pack_rows = 16;
+/// Columns of an activation row that share a scale.
+inline constexpr int act_group_cols = 32;
 
 /// Element types of the KV cache.
 enum class KvFormat : uint8_t { f32, bf16, count };
@@ -70,16 +80,30 @@ struct AttentionPart {
 struct Table {
   const char* name;
 
-  /// y[t * y_stride + r] = dot(w row r, x row t) for r in [row_begin, row_end), t in [0, n_tokens). x has rows of n_cols floats,
-  /// x_stride floats apart. row_begin is a multiple of `row_grain` (row_end too, or n_rows).
+  /// y[t * y_stride + r] = dot(w row r, x row t) for r in [row_begin, row_end), t in [0, n_tokens). x has rows x_stride bytes apart:
+  /// n_cols floats, or for quantized formats what quantize_act made. row_begin is a multiple of `row_grain` (row_end too, or n_rows).
   /// `scratch` is this thread's own, scratch_bytes(n_cols) bytes, 64-byte aligned.
-  void (*matmul[n_formats])(const Matrix& w, int64_t row_begin, int64_t row_end, const float* x, int64_t x_stride,
+  void (*matmul[n_formats])(const Matrix& w, int64_t row_begin, int64_t row_end, const void* x, int64_t x_stride,
                             int64_t n_tokens, float* y, int64_t y_stride, void* scratch);
   int row_grain[n_formats];
   size_t (*scratch_bytes)(int64_t n_cols);
 
   /// out[0..n_cols) = row `row` of w, widened or dequantized (embedding look-up).
   void (*get_row)(const Matrix& w, int64_t row, float* out);
+
+  /// q [n_cols] and float16 scales [ceil(n_cols / group)] of one row: round to nearest; int4 looks for the scale with the least
+  /// squared error. The same bits on every level. x must be finite.
+  void (*quantize_row)(Format format, int group, const float* x, int64_t n_cols, int8_t* q, uint16_t* scales);
+  /// Bytes of a packed block: pack_rows rows of n_cols columns. A multiple of 64.
+  size_t (*packed_block_bytes)(Format format, int64_t n_cols, int group);
+  /// Packs q [n_rows][n_cols] with scales [n_rows][n_groups] into a block; rows from n_rows (at most pack_rows) on are zeros.
+  void (*pack_block)(Format format, int group, const int8_t* q, const uint16_t* scales, int n_rows, int64_t n_cols, std::byte* block);
+
+  /// Bytes of a quantized activation row, a multiple of 64.
+  size_t (*act_bytes)(int64_t n_cols);
+  /// Quantizes columns [begin, end) of an activation row of n_cols columns; x is its column 0, begin a multiple of act_group_cols, end
+  /// too or n_cols. Each group of columns gets a float32 scale of its own.
+  void (*quantize_act)(const float* x, int64_t begin, int64_t end, int64_t n_cols, void* row);
 
   /// y = x / sqrt(mean(x^2) + eps) * weight; weight null: 1. x and y may be the same.
   void (*rms_norm)(const float* x, const float* weight, float eps, float* y, int64_t n);

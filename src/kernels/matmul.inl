@@ -196,8 +196,10 @@ KERNEL_INLINE void matmul_block(const typename Type::Element* w, int64_t n_cols,
 }
 
 template <class Type>
-KERNEL_ENTRY void matmul(const Matrix& w, int64_t row_begin, int64_t row_end, const float* x, int64_t x_stride,
+KERNEL_ENTRY void matmul(const Matrix& w, int64_t row_begin, int64_t row_end, const void* x_rows, int64_t x_bytes,
                          int64_t n_tokens, float* y, int64_t y_stride, void* scratch) {
+  const auto* x = static_cast<const float*>(x_rows);
+  const int64_t x_stride = x_bytes / static_cast<int64_t>(sizeof(float));
   const auto* data = static_cast<const typename Type::Element*>(w.data);
   if (n_tokens < min_tokens_packed) {
     matmul_direct<Type>(data, w.n_cols, row_begin, row_end, x, x_stride, n_tokens, y, y_stride);
@@ -222,13 +224,4 @@ KERNEL_INLINE void widen_row(const Matrix& w, int64_t row, float* out) {
   int64_t k = 0;
   for (; k + lanes <= w.n_cols; k += lanes) store(out + k, Type::load(from + k));
   if (k < w.n_cols) store_first(out + k, load_first<Type>(from + k, w.n_cols - k), w.n_cols - k);
-}
-
-KERNEL_ENTRY void get_row(const Matrix& w, int64_t row, float* out) {
-  switch (w.format) {
-    case Format::f32: return widen_row<F32>(w, row, out);
-    case Format::bf16: return widen_row<Bf16>(w, row, out);
-    case Format::f16: return widen_row<F16>(w, row, out);
-    case Format::count: return;
-  }
 }

@@ -26,7 +26,8 @@ typedef float Floats __attribute__((vector_size(lanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(lanes * 4)));
 typedef uint32_t Words __attribute__((vector_size(lanes * 4)));
 typedef uint16_t Halves __attribute__((vector_size(lanes * 2)));
-typedef double Doubles __attribute__((vector_size(lanes * 8)));
+typedef double Doubles __attribute__((vector_size(lanes * 4)));     // half as many
+typedef float HalfFloats __attribute__((vector_size(lanes * 2)));
 
 KERNEL_INLINE Floats raw(F v) { return (Floats)(typename F::register_type)v; }
 KERNEL_INLINE F from_raw(Floats v) { return F((typename F::register_type)v); }

@@ -10,16 +10,6 @@ namespace {
 
 using kernels::Format;
 
-Format wanted_format(WeightDType dtype, const MatrixSource& source) {
-  switch (dtype) {
-    case WeightDType::f32: return Format::f32;
-    case WeightDType::bf16: return Format::bf16;
-    case WeightDType::f16: return Format::f16;
-    case WeightDType::automatic: break;
-  }
-  return source.natural_format();
-}
-
 bool is_float(DType dtype) {
   return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f64;
 }
@@ -27,6 +17,19 @@ bool is_float(DType dtype) {
 int64_t element_bytes(Format format) { return format == Format::f32 ? 4 : 2; }
 
 }  // namespace
+
+Format Binder::wanted_format(const MatrixSource& source, Precision precision) const {
+  if (precision == Precision::exact && options_.dtype >= WeightDType::i8) return source.natural_format();
+  switch (options_.dtype) {
+    case WeightDType::f32: return Format::f32;
+    case WeightDType::bf16: return Format::bf16;
+    case WeightDType::f16: return Format::f16;
+    case WeightDType::i8: return Format::i8;
+    case WeightDType::i4: return precision == Precision::output ? Format::i8 : Format::i4;
+    case WeightDType::automatic: break;
+  }
+  return source.natural_format();
+}
 
 Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options)
     : model_(model), checkpoint_(checkpoint), options_(options) {}
@@ -71,23 +74,27 @@ const TensorView* Binder::expect(const std::string& name, const Shape& shape) {
   return expect(name, shape, t != nullptr ? t->dtype : DType::f32);
 }
 
-void Binder::matrix(kernels::Matrix& out, const std::string& name, int64_t n_rows, int64_t n_cols, const Rows& rows) {
+void Binder::matrix(kernels::Matrix& out, const std::string& name, int64_t n_rows, int64_t n_cols, const Rows& rows,
+                    Precision precision) {
   const TensorView* t = expect(name, rows.stored.empty() ? Shape{n_rows, n_cols} : rows.stored);
-  if (t != nullptr) matrix(out, stored_rows(*t, rows.first, n_rows, rows.step), n_rows, n_cols);
+  if (t != nullptr) matrix(out, stored_rows(*t, rows.first, n_rows, rows.step), n_rows, n_cols, precision);
 }
 
-void Binder::matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols) {
+void Binder::matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols,
+                    Precision precision) {
   if (source == nullptr) return;
-  const Format format = wanted_format(options_.dtype, *source);
+  const Format format = wanted_format(*source, precision);
   const void* in_place = format == source->natural_format() ? source->in_place() : nullptr;
-  out = {in_place, n_rows, n_cols, format};
+  out = {in_place, n_rows, n_cols, format, kernels::is_quantized(format) ? options_.group : 0};
+  model_.quantized_ |= kernels::is_quantized(format);
   model_.n_parameters_ += static_cast<uint64_t>(n_rows * n_cols);
   if (in_place != nullptr) model_.mapped_bytes_ += source->n_bytes();
   else conversions_.push_back({&out, std::move(source)});
 }
 
-void Binder::linear(Linear& out, const std::string& prefix, int64_t n_out, int64_t n_in, bool bias, const Rows& rows) {
-  matrix(out.w, prefix + ".weight", n_out, n_in, rows);
+void Binder::linear(Linear& out, const std::string& prefix, int64_t n_out, int64_t n_in, bool bias, const Rows& rows,
+                    Precision precision) {
+  matrix(out.w, prefix + ".weight", n_out, n_in, rows, precision);
   if (!bias) return;
   Rows bias_rows = rows;
   if (!rows.stored.empty()) bias_rows.stored.pop_back();
@@ -122,12 +129,43 @@ void Binder::norm(NormWeights& out, const std::string& prefix, int64_t n, bool b
   if (bias) out.bias = vector(prefix + ".bias", n);
 }
 
-/// Widens row by row and narrows to the wanted format, rows spread over the team.
+void Binder::ends(const std::string& embedding, const std::string& output) {
+  const int64_t vocab = spec().vocab_size, d = spec().d_model;
+  const bool tied = spec().tied_embeddings;
+  matrix(weights().embedding, embedding + ".weight", vocab, d, {}, tied ? Precision::output : Precision::exact);
+  if (!tied) linear(weights().output, output, vocab, d, false, {}, Precision::output);
+}
+
+/// Packed blocks [begin, end) of a quantized matrix.
+void Binder::quantize_blocks(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const {
+  const kernels::Table& kernel = kernels::table();
+  const kernels::Matrix& m = *job.out;
+  const int64_t n_groups = (m.n_cols + m.group - 1) / m.group;
+  std::vector<float> row(static_cast<size_t>(m.n_cols));
+  std::vector<int8_t> q(static_cast<size_t>(kernels::pack_rows * m.n_cols));
+  std::vector<uint16_t> scales(static_cast<size_t>(kernels::pack_rows * n_groups));
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t first = block * kernels::pack_rows;
+    const int n = static_cast<int>(std::min<int64_t>(kernels::pack_rows, m.n_rows - first));
+    for (int i = 0; i < n; ++i) {
+      job.source->read_row(first + i, row.data());
+      kernel.quantize_row(m.format, m.group, row.data(), m.n_cols, q.data() + i * m.n_cols, scales.data() + i * n_groups);
+    }
+    kernel.pack_block(m.format, m.group, q.data(), scales.data(), n, m.n_cols,
+                      out + static_cast<size_t>(block) * kernel.packed_block_bytes(m.format, m.n_cols, m.group));
+  }
+}
+
+/// Widens row by row and narrows or quantizes to the wanted format, rows spread over the team.
 void Binder::convert(const Conversion& job) {
   const Format format = job.out->format;
   const int64_t n_rows = job.out->n_rows, n_cols = job.out->n_cols;
-  std::byte* out = own(static_cast<size_t>(n_rows * n_cols * element_bytes(format)));
-  const auto rows = [&](int64_t begin, int64_t end) {
+  const bool packed = kernels::is_quantized(format);
+  const int64_t n_blocks = (n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
+  std::byte* out = own(packed ? static_cast<size_t>(n_blocks) *
+                                    kernels::table().packed_block_bytes(format, n_cols, job.out->group)
+                              : static_cast<size_t>(n_rows * n_cols * element_bytes(format)));
+  const auto narrow_rows = [&](int64_t begin, int64_t end) {
     std::vector<float> wide(static_cast<size_t>(n_cols));
     for (int64_t r = begin; r < end; ++r) {
       float* target = format == Format::f32 ? reinterpret_cast<float*>(out) + r * n_cols : wide.data();
@@ -139,10 +177,15 @@ void Binder::convert(const Conversion& job) {
       }
     }
   };
+  const auto work = [&](int64_t begin, int64_t end) {
+    if (packed) quantize_blocks(job, out, begin, end);
+    else narrow_rows(begin, end);
+  };
+  const int64_t n = packed ? n_blocks : n_rows, grain = packed ? 4 : 16;
   if (options_.team != nullptr) {
-    options_.team->run([&](Worker& worker) { worker.for_chunks(n_rows, 16, rows); });
+    options_.team->run([&](Worker& worker) { worker.for_chunks(n, grain, work); });
   } else {
-    rows(0, n_rows);
+    work(0, n);
   }
   job.out->data = out;
 }
@@ -156,12 +199,18 @@ void Binder::finish() {
     throw Error(model_.directory_ + ": " + std::to_string(problems_.size()) + " tensors do not fit " +
                 model_.spec_.architecture + ": " + list);
   }
-  uint64_t total = 0, done = 0;
+  constexpr uint64_t pages_kept = uint64_t{128} << 20;  // of the checkpoint, while it is being converted
+  uint64_t total = 0, done = 0, touched = 0;
   for (const Conversion& job : conversions_) total += job.source->n_bytes();
   for (Conversion& job : conversions_) {
     convert(job);
     done += job.source->n_bytes();
+    touched += job.source->n_bytes();
     job.source.reset();
+    if (touched > pages_kept) {
+      for (const auto& file : checkpoint_.files()) file->file().dont_need(0, file->file().bytes().size());
+      touched = 0;
+    }
     if (options_.progress) options_.progress(done, total);
   }
 }

@@ -17,6 +17,13 @@ struct Rows {
   Shape stored;  // the whole tensor's shape; empty: the matrix is the whole tensor
 };
 
+/// How much a matrix may be quantized.
+enum class Precision : uint8_t {
+  weight,  // as the load options say
+  output,  // the output matrix: int8 even where int4 is asked for, since every token's probabilities hang on it
+  exact,   // as stored: routers and gates (a small error changes which experts run), pure look-up tables
+};
+
 class Binder {
  public:
   Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options);
@@ -26,12 +33,21 @@ class Binder {
   LayerWeights& layer(int i) { return model_.weights_.layers[i]; }
 
   /// A matrix [n_rows, n_cols] from the tensor `name`.
-  void matrix(kernels::Matrix& out, const std::string& name, int64_t n_rows, int64_t n_cols, const Rows& rows = {});
+  void matrix(kernels::Matrix& out, const std::string& name, int64_t n_rows, int64_t n_cols, const Rows& rows = {},
+              Precision precision = Precision::weight);
   /// A matrix from any source (null: a problem was noted already).
-  void matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols);
+  void matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols,
+              Precision precision = Precision::weight);
 
   /// `prefix`.weight and, if `bias`, `prefix`.bias.
-  void linear(Linear& out, const std::string& prefix, int64_t n_out, int64_t n_in, bool bias = false, const Rows& rows = {});
+  void linear(Linear& out, const std::string& prefix, int64_t n_out, int64_t n_in, bool bias = false, const Rows& rows = {},
+              Precision precision = Precision::weight);
+  /// A linear that stays exact: a router, a shared expert's gate.
+  void router(Linear& out, const std::string& prefix, int64_t n_out, int64_t n_in, bool bias = false) {
+    linear(out, prefix, n_out, n_in, bias, {}, Precision::exact);
+  }
+  /// The token embedding `embedding`.weight and, unless tied, the output matrix `output`.weight.
+  void ends(const std::string& embedding, const std::string& output);
 
   /// n elements of a tensor, widened to float32, `add` added to each; rows: of a tensor of another shape, first and step in elements.
   const float* vector(const std::string& name, int64_t n, float add = 0, const Rows& rows = {});
@@ -53,7 +69,9 @@ class Binder {
     kernels::Matrix* out;
     std::unique_ptr<MatrixSource> source;
   };
+  kernels::Format wanted_format(const MatrixSource& source, Precision precision) const;
   void convert(const Conversion& job);
+  void quantize_blocks(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const;
   std::byte* own(size_t n_bytes);
 
   Model& model_;

@@ -24,9 +24,17 @@ size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 class Arena {
  public:
   explicit Arena(std::byte* base) : base_(base) {}
-  float* floats(int64_t n) {
-    float* out = base_ == nullptr ? nullptr : reinterpret_cast<float*>(base_ + used_);
-    used_ += align64(static_cast<size_t>(n) * sizeof(float));
+  std::byte* bytes(size_t n) {
+    std::byte* out = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += align64(n);
+    return out;
+  }
+  float* floats(int64_t n) { return reinterpret_cast<float*>(bytes(static_cast<size_t>(n) * sizeof(float))); }
+  ActRows rows(int64_t n, int64_t width, bool quantized) {
+    ActRows out{floats(n * width), width};
+    if (!quantized) return out;
+    out.q_stride = static_cast<int64_t>(kernels::table().act_bytes(width));
+    out.q = bytes(static_cast<size_t>(n * out.q_stride));
     return out;
   }
   size_t used() const { return used_; }
@@ -58,21 +66,21 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
   for (int pass = 0; pass < 2; ++pass) {
     Arena a(memory.data());
     x = a.floats(n * spec.d_model);
-    h = a.floats(n * spec.d_model);
+    h = a.rows(n, spec.d_model, model.quantized());
     branch = a.floats(n * spec.d_model);
     q = a.floats(n * q_width);
     k = a.floats(n * kv_width);
     v = a.floats(n * kv_width);
-    attention = a.floats(n * q_width);
-    gate = a.floats(n * d_inner);
+    attention = a.rows(n, q_width, model.quantized());
+    gate = a.rows(n, d_inner, model.quantized());
     up = a.floats(n * d_inner);
     logits = a.floats(int64_t{max_logit_rows} * spec.vocab_size);
     const int64_t rope_floats = static_cast<int64_t>(spec.ropes.size()) * n * rope_width;
     cos = a.floats(rope_floats);
     sin = a.floats(rope_floats);
     router = a.floats(n * moe.n_experts);
-    expert_in = a.floats(pairs * spec.d_model);
-    expert_gate = a.floats(pairs * moe.d_expert);
+    expert_in = a.rows(pairs, spec.d_model, model.quantized());
+    expert_gate = a.rows(pairs, moe.d_expert, model.quantized());
     expert_up = a.floats(pairs * moe.d_expert);
     expert_out = a.floats(pairs * spec.d_model);
     shared_scale = a.floats(n);
@@ -134,17 +142,22 @@ void Decoder::Impl::plan(std::span<const BatchItem> batch) {
 }
 
 int64_t Decoder::Impl::row_grain(int64_t n_rows) const {
-  // Several chunks for each thread, so that a busy core costs a chunk and not half the time; multiples of every format's own grain.
-  constexpr int64_t unit = 16;
+  // Several chunks for each thread, so that a busy core costs a chunk and not half the time; multiples of every format's own grain
+  // and of an activation group, so that a chunk of outputs can be quantized where it is made.
+  constexpr int64_t unit = kernels::act_group_cols;
   const int64_t aim = n_rows / (8 * team.size());
-  return std::clamp<int64_t>((aim + unit - 1) / unit * unit, unit, 8 * unit);
+  return std::clamp<int64_t>((aim + unit - 1) / unit * unit, unit, 4 * unit);
 }
 
 // --- pieces ----------------------------------------------------------------------------------------------------------------
 
-void Decoder::Impl::matmul(const Linear& l, int64_t row_begin, int64_t row_end, const float* in, int64_t in_stride,
-                           int64_t n_rows, float* out, int64_t out_stride, int thread) {
-  kernel.matmul[static_cast<int>(l.w.format)](l.w, row_begin, row_end, in, in_stride, n_rows, out, out_stride,
+/// Rows first .. first + n_rows of `in` times rows row_begin .. row_end of the matrix, into out row 0 on.
+void Decoder::Impl::matmul(const Linear& l, int64_t row_begin, int64_t row_end, const ActRows& in, int64_t first, int64_t n_rows,
+                           float* out, int64_t out_stride, int thread) {
+  const bool quantized = kernels::is_quantized(l.w.format);
+  const void* rows = quantized ? static_cast<const void*>(in.q_row(first)) : in.row(first);
+  const int64_t stride = quantized ? in.q_stride : in.width * static_cast<int64_t>(sizeof(float));
+  kernel.matmul[static_cast<int>(l.w.format)](l.w, row_begin, row_end, rows, stride, n_rows, out, out_stride,
                                               thread_scratch(thread));
   if (l.bias == nullptr) return;
   for (int64_t t = 0; t < n_rows; ++t) {
@@ -153,15 +166,24 @@ void Decoder::Impl::matmul(const Linear& l, int64_t row_begin, int64_t row_end, 
   }
 }
 
+void Decoder::Impl::quantize(const ActRows& rows, int64_t row, int64_t begin, int64_t end) const {
+  if (rows.q != nullptr) kernel.quantize_act(rows.row(row), begin, end, rows.width, rows.q_row(row));
+}
+
 void Decoder::Impl::normalize(const NormWeights& weights, const float* in, float* out, int64_t n) const {
   if (spec.norm == NormKind::rms) kernel.rms_norm(in, weights.weight, spec.norm_eps, out, n);
   else kernel.layer_norm(in, weights.weight, weights.bias, spec.norm_eps, out, n);
 }
 
-void Decoder::Impl::norm_rows(Worker& w, const NormWeights& weights, const float* in, float* out) {
+/// h = what attention or feed-forward reads: the residual stream, normalised where the spec says so.
+void Decoder::Impl::enter_block(Worker& w, const NormWeights& norm) {
   const int64_t d = spec.d_model;
   w.for_chunks(n_tokens(), 4, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) normalize(weights, in + t * d, out + t * d, d);
+    for (int64_t t = begin; t < end; ++t) {
+      if (spec.pre_norm) normalize(norm, x + t * d, h.row(t), d);
+      else std::memcpy(h.row(t), x + t * d, sizeof(float) * static_cast<size_t>(d));
+      quantize(h, t, 0, d);
+    }
   });
 }
 
@@ -280,8 +302,9 @@ void Decoder::Impl::finish_unit(const AttentionUnit& unit, int layer, const Atte
   const float* sinks = model.weights().layers[layer].sinks;
   for (int i = 0; i < unit.n_tokens; ++i) {
     const AttentionPart token_part{part.max + i * g, part.sum + i * g, part.value + int64_t{i} * g * d};
-    kernel.attention_finish(token_part, sinks == nullptr ? nullptr : sinks + unit.kv_head * g, g, d,
-                            attention + (unit.first_token + i) * q_width + int64_t{unit.kv_head} * g * d, d);
+    const int64_t token = unit.first_token + i, begin = int64_t{unit.kv_head} * g * d;
+    kernel.attention_finish(token_part, sinks == nullptr ? nullptr : sinks + unit.kv_head * g, g, d, attention.row(token) + begin, d);
+    if (g * d % kernels::act_group_cols == 0) quantize(attention, token, begin, begin + int64_t{g} * d);
   }
 }
 
@@ -330,11 +353,15 @@ void Decoder::Impl::attend(Worker& w, int layer) {
 void Decoder::Impl::attention_block(Worker& w, int layer) {
   const LayerWeights& weights = model.weights().layers[layer];
   const int64_t n = n_tokens(), d = spec.d_model;
-  const LinearTask qkv[] = {{&weights.wq, h, d, q, q_width}, {&weights.wk, h, d, k, kv_width}, {&weights.wv, h, d, v, kv_width}};
+  const LinearTask qkv[] = {{&weights.wq, &h, q, q_width}, {&weights.wk, &h, k, kv_width}, {&weights.wv, &h, v, kv_width}};
   linears(w, qkv, n, [](int64_t, int64_t) {});
   w.for_chunks(n, 1, [&](int64_t t, int64_t) { position_and_store(spec.layers[layer], weights, layer, t); });
   attend(w, layer);
-  const LinearTask out[] = {{&weights.wo, attention, q_width, branch, d}};
+  if (group() * spec.d_head % kernels::act_group_cols != 0 && attention.q != nullptr) {
+    // Groups of columns straddle kv heads, so they could not be quantized head by head.
+    w.for_chunks(n, 1, [&](int64_t t, int64_t) { quantize(attention, t, 0, q_width); });
+  }
+  const LinearTask out[] = {{&weights.wo, &attention, branch, d}};
   const bool add_now = !spec.post_norm;
   linears(w, out, n, [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; add_now && t < n; ++t) add_branch(t, begin, end, branch, spec.residual_scale);
@@ -361,16 +388,32 @@ void Decoder::Impl::apply_activation(float* g, const float* u, int64_t n) const 
   }
 }
 
-/// g = activation(in Wg^T) * (in Wu^T), row chunks of both products and the activation in one go.
-void Decoder::Impl::gated_product(Worker& w, const Linear& wg, const Linear& wu, const float* in, int64_t n_rows, float* g,
-                                  float* u) {
-  const int64_t width = wu.w.n_rows, d = spec.d_model, grain = row_grain(width);
-  w.for_chunks(width, grain, [&](int64_t begin, int64_t end) {
-    if (spec.gated) matmul(wg, begin, end, in, d, n_rows, g, width, w.index());
-    matmul(wu, begin, end, in, d, n_rows, spec.gated ? u : g, width, w.index());
-    for (int64_t t = 0; t < n_rows; ++t) {
-      apply_activation(g + t * width + begin, spec.gated ? u + t * width + begin : nullptr, end - begin);
-    }
+/// Columns [begin, end) of g = activation(in Wg^T) * (in Wu^T) for rows first .. first + n_rows, quantized where wanted.
+void Decoder::Impl::gated_rows(const Linear& wg, const Linear& wu, int64_t begin, int64_t end, const ActRows& in, int64_t first,
+                               int64_t n_rows, const ActRows& g, float* u, int thread) {
+  const int64_t width = g.width;
+  float* u_rows = u + first * width;
+  if (spec.gated) matmul(wg, begin, end, in, first, n_rows, g.row(first), width, thread);
+  matmul(wu, begin, end, in, first, n_rows, spec.gated ? u_rows : g.row(first), width, thread);
+  for (int64_t t = 0; t < n_rows; ++t) {
+    apply_activation(g.row(first + t) + begin, spec.gated ? u_rows + t * width + begin : nullptr, end - begin);
+    quantize(g, first + t, begin, end);
+  }
+}
+
+/// The gate buffer as rows of this width: a shared expert may be narrower than the dense layers.
+ActRows Decoder::Impl::gate_of_width(int64_t width) const {
+  ActRows out = gate;
+  out.width = width;
+  if (out.q != nullptr) out.q_stride = static_cast<int64_t>(kernel.act_bytes(width));
+  return out;
+}
+
+/// gate = activation(h Wg^T) * (h Wu^T).
+void Decoder::Impl::gated_product(Worker& w, const Linear& wg, const Linear& wu, int64_t n_rows) {
+  const ActRows out = gate_of_width(wu.w.n_rows);
+  w.for_chunks(out.width, row_grain(out.width), [&](int64_t begin, int64_t end) {
+    gated_rows(wg, wu, begin, end, h, 0, n_rows, out, up, w.index());
   });
 }
 
@@ -381,8 +424,9 @@ void Decoder::Impl::feed_forward(Worker& w, int layer) {
   if (spec.layers[layer].moe) {
     experts(w, layer);
   } else {
-    gated_product(w, weights.w_gate, weights.w_up, h, n, gate, up);
-    const LinearTask down[] = {{&weights.w_down, gate, spec.d_ff, branch, d}};
+    gated_product(w, weights.w_gate, weights.w_up, n);
+    const ActRows inner = gate_of_width(spec.d_ff);
+    const LinearTask down[] = {{&weights.w_down, &inner, branch, d}};
     linears(w, down, n, [&](int64_t begin, int64_t end) {
       for (int64_t t = 0; add_now && t < n; ++t) add_branch(t, begin, end, branch, spec.residual_scale);
     });
@@ -400,9 +444,10 @@ void Decoder::Impl::output(Worker& w) {
   const int64_t n = static_cast<int64_t>(logit_tokens.size()), d = spec.d_model, vocab = spec.vocab_size;
   if (n == 0) return;
   w.for_chunks(n, 1, [&](int64_t i, int64_t) {
-    normalize(model.weights().final_norm, x + int64_t{logit_tokens[i]} * d, h + i * d, d);
+    normalize(model.weights().final_norm, x + int64_t{logit_tokens[i]} * d, h.row(i), d);
+    quantize(h, i, 0, d);
   });
-  const LinearTask task[] = {{&model.weights().output, h, d, logits, vocab}};
+  const LinearTask task[] = {{&model.weights().output, &h, logits, vocab}};
   linears(w, task, n, [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < n; ++t) {
       float* row = logits + t * vocab + begin;
@@ -416,16 +461,9 @@ void Decoder::Impl::run(Worker& w) {
   embed(w);
   for (int layer = 0; layer < spec.n_layers; ++layer) {
     const LayerWeights& weights = model.weights().layers[layer];
-    const size_t row_bytes = sizeof(float) * static_cast<size_t>(spec.d_model);
-    const auto enter = [&](const NormWeights& norm) {
-      if (spec.pre_norm) return norm_rows(w, norm, x, h);
-      w.for_chunks(n_tokens(), 4, [&](int64_t begin, int64_t end) {
-        std::memcpy(h + begin * spec.d_model, x + begin * spec.d_model, row_bytes * static_cast<size_t>(end - begin));
-      });
-    };
-    enter(weights.attn_norm);
+    enter_block(w, weights.attn_norm);
     attention_block(w, layer);
-    if (!spec.parallel_block) enter(weights.ffn_norm);
+    if (!spec.parallel_block) enter_block(w, weights.ffn_norm);
     feed_forward(w, layer);
   }
   output(w);

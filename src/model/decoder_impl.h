@@ -22,11 +22,20 @@ struct AttentionUnit {
   int32_t kv_head;
 };
 
+/// Rows that matrices are multiplied with: float32, and beside them, in models with quantized weights, the same quantized to int8.
+struct ActRows {
+  float* f = nullptr;          // [n][width]
+  int64_t width = 0;
+  std::byte* q = nullptr;      // [n] rows of q_stride bytes; null: no quantized weights
+  int64_t q_stride = 0;
+  float* row(int64_t i) const { return f + i * width; }
+  std::byte* q_row(int64_t i) const { return q + i * q_stride; }
+};
+
 /// One matrix product of a group that is done in one loop: y rows = x rows W^T + bias.
 struct LinearTask {
   const Linear* linear;
-  const float* x;
-  int64_t x_stride;
+  const ActRows* x;
   float* y;
   int64_t y_stride;
 };
@@ -47,18 +56,20 @@ struct Decoder::Impl {
   // Scratch, all float rows: [max_tokens][width].
   Buffer memory;
   float *x = nullptr;        // [T, d_model] the residual stream
-  float *h = nullptr;        // [T, d_model] normalised input
+  ActRows h;                 // [T, d_model] normalised input
   float *q = nullptr, *k = nullptr, *v = nullptr;
-  float *attention = nullptr;  // [T, q_width]
+  ActRows attention;           // [T, q_width]
   float *branch = nullptr;     // [T, d_model] what attention or feed-forward adds
-  float *gate = nullptr, *up = nullptr;  // [T, d_ff]
+  ActRows gate;                // [T, d_ff]
+  float *up = nullptr;         // [T, d_ff]
   float *logits = nullptr;               // [max_logit_rows, vocab_size]
   float *cos = nullptr, *sin = nullptr;  // [n_ropes][T][rope_width]
   int64_t rope_width = 0;
   // Mixture of experts: rows are (token, choice) pairs sorted by expert.
   float *router = nullptr;        // [T, n_experts]
-  float *expert_in = nullptr;     // [T * n_used, d_model]
-  float *expert_gate = nullptr, *expert_up = nullptr;  // [T * n_used, d_expert]
+  ActRows expert_in;              // [T * n_used, d_model]
+  ActRows expert_gate;            // [T * n_used, d_expert]
+  float *expert_up = nullptr;     // [T * n_used, d_expert]
   float *expert_out = nullptr;    // [T * n_used, d_model]
   float *shared_scale = nullptr;  // [T, 1]
   std::vector<int32_t> chosen;        // [T, n_used] experts
@@ -88,7 +99,8 @@ struct Decoder::Impl {
   void run(Worker& w);
   void embed(Worker& w);
   void prepare_rope(int64_t token);
-  void norm_rows(Worker& w, const NormWeights& weights, const float* in, float* out);
+  void enter_block(Worker& w, const NormWeights& norm);
+  void quantize(const ActRows& rows, int64_t row, int64_t begin, int64_t end) const;
   void normalize(const NormWeights& weights, const float* in, float* out, int64_t n) const;
   void attention_block(Worker& w, int layer);
   void position_and_store(const LayerSpec& spec, const LayerWeights& weights, int layer, int64_t token);
@@ -98,7 +110,10 @@ struct Decoder::Impl {
                        std::byte* memory);
   void finish_unit(const AttentionUnit& unit, int layer, const kernels::AttentionPart& part);
   void feed_forward(Worker& w, int layer);
-  void gated_product(Worker& w, const Linear& wg, const Linear& wu, const float* in, int64_t n_rows, float* g, float* u);
+  void gated_rows(const Linear& wg, const Linear& wu, int64_t begin, int64_t end, const ActRows& in, int64_t first, int64_t n_rows,
+                  const ActRows& g, float* u, int thread);
+  ActRows gate_of_width(int64_t width) const;
+  void gated_product(Worker& w, const Linear& wg, const Linear& wu, int64_t n_rows);
   void apply_activation(float* g, const float* u, int64_t n) const;
   void experts(Worker& w, int layer);
   void route(const LayerWeights& weights, int64_t token);
@@ -107,8 +122,8 @@ struct Decoder::Impl {
   void output(Worker& w);
   void add_branch(int64_t token, int64_t begin, int64_t end, const float* from, float scale);
 
-  void matmul(const Linear& l, int64_t row_begin, int64_t row_end, const float* in, int64_t in_stride, int64_t n_rows,
-              float* out, int64_t out_stride, int thread);
+  void matmul(const Linear& l, int64_t row_begin, int64_t row_end, const ActRows& in, int64_t first, int64_t n_rows, float* out,
+              int64_t out_stride, int thread);
   int64_t row_grain(int64_t n_rows) const;
   template <class After>
   void linears(Worker& w, std::span<const LinearTask> tasks, int64_t n_tokens, After&& after);
@@ -131,7 +146,7 @@ void Decoder::Impl::linears(Worker& w, std::span<const LinearTask> tasks, int64_
       const int64_t rows = t.linear->w.n_rows, chunks = (rows + grain - 1) / grain;
       if (chunk < chunks) {
         const int64_t begin = chunk * grain, end = std::min(rows, begin + grain);
-        matmul(*t.linear, begin, end, t.x, t.x_stride, n, t.y, t.y_stride, w.index());
+        matmul(*t.linear, begin, end, *t.x, 0, n, t.y, t.y_stride, w.index());
         after(begin, end);
         return;
       }

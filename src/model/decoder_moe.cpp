@@ -77,14 +77,16 @@ void Decoder::Impl::experts(Worker& w, int layer) {
   const MoeSpec& moe = spec.moe;
   const int64_t n = n_tokens(), d = spec.d_model, width = moe.d_expert;
 
-  const LinearTask tasks[] = {{&weights.w_router, h, d, router, moe.n_experts}, {&weights.shared_gate, h, d, shared_scale, 1}};
+  const LinearTask tasks[] = {{&weights.w_router, &h, router, moe.n_experts}, {&weights.shared_gate, &h, shared_scale, 1}};
   linears(w, std::span(tasks, weights.shared_gate ? 2 : 1), n, [](int64_t, int64_t) {});
   w.for_chunks(n, 1, [&](int64_t t, int64_t) { route(weights, t); });
   if (w.index() == 0) group_by_expert();
   w.barrier();
   w.for_chunks(n * moe.n_used, 8, [&](int64_t begin, int64_t end) {
     for (int64_t pair = begin; pair < end; ++pair) {
-      std::memcpy(expert_in + int64_t{expert_row[pair]} * d, h + pair / moe.n_used * d, sizeof(float) * static_cast<size_t>(d));
+      const int64_t row = expert_row[pair], token = pair / moe.n_used;
+      std::memcpy(expert_in.row(row), h.row(token), sizeof(float) * static_cast<size_t>(d));
+      if (h.q != nullptr) std::memcpy(expert_in.q_row(row), h.q_row(token), static_cast<size_t>(h.q_stride));
     }
   });
 
@@ -94,22 +96,19 @@ void Decoder::Impl::experts(Worker& w, int layer) {
     const int e = busy_experts[i / inner_chunks];
     const int64_t begin = i % inner_chunks * inner_grain, end = std::min(width, begin + inner_grain);
     const int64_t first = expert_start[e], rows = expert_start[e + 1] - first;
-    const ExpertWeights& x_e = weights.experts[e];
-    float *g = expert_gate + first * width, *u = expert_up + first * width;
-    matmul(x_e.gate, begin, end, expert_in + first * d, d, rows, g, width, w.index());
-    matmul(x_e.up, begin, end, expert_in + first * d, d, rows, u, width, w.index());
-    for (int64_t t = 0; t < rows; ++t) apply_activation(g + t * width + begin, u + t * width + begin, end - begin);
+    gated_rows(weights.experts[e].gate, weights.experts[e].up, begin, end, expert_in, first, rows, expert_gate, expert_up, w.index());
   });
   const int64_t outer_grain = row_grain(d * n_busy), outer_chunks = (d + outer_grain - 1) / outer_grain;
   w.for_chunks(n_busy * outer_chunks, 1, [&](int64_t i, int64_t) {
     const int e = busy_experts[i / outer_chunks];
     const int64_t begin = i % outer_chunks * outer_grain, end = std::min(d, begin + outer_grain);
     const int64_t first = expert_start[e], rows = expert_start[e + 1] - first;
-    matmul(weights.experts[e].down, begin, end, expert_gate + first * width, width, rows, expert_out + first * d, d, w.index());
+    matmul(weights.experts[e].down, begin, end, expert_gate, first, rows, expert_out + first * d, d, w.index());
   });
   if (moe.d_shared > 0) {
-    gated_product(w, weights.shared.gate, weights.shared.up, h, n, gate, up);
-    const LinearTask down[] = {{&weights.shared.down, gate, moe.d_shared, branch, d}};
+    gated_product(w, weights.shared.gate, weights.shared.up, n);
+    const ActRows inner = gate_of_width(moe.d_shared);
+    const LinearTask down[] = {{&weights.shared.down, &inner, branch, d}};
     linears(w, down, n, [](int64_t, int64_t) {});
   }
   w.for_chunks(n, 1, [&](int64_t t, int64_t) { combine(weights, t); });

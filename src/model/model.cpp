@@ -42,7 +42,10 @@ uint64_t matrix_elements(const kernels::Matrix& m) {
 }
 
 uint64_t matrix_bytes(const kernels::Matrix& m) {
-  return matrix_elements(m) * (m.format == kernels::Format::f32 ? 4 : 2);
+  if (m.data == nullptr) return 0;
+  if (!kernels::is_quantized(m.format)) return matrix_elements(m) * (m.format == kernels::Format::f32 ? 4 : 2);
+  const uint64_t n_blocks = static_cast<uint64_t>((m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows);
+  return n_blocks * kernels::table().packed_block_bytes(m.format, m.n_cols, m.group);
 }
 
 /// Sums f over the matrices read for one token; experts count by the share that is used.

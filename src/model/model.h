@@ -56,10 +56,12 @@ struct Weights {
 };
 
 /// Weights in memory. `automatic` keeps each tensor as the checkpoint has it.
-enum class WeightDType : uint8_t { automatic, f32, bf16, f16 };
+/// int8 and int4 quantize every large matrix; routers, norms and biases stay exact.
+enum class WeightDType : uint8_t { automatic, f32, bf16, f16, i8, i4 };
 
 struct LoadOptions {
   WeightDType dtype = WeightDType::automatic;
+  int group = 32;        // i8, i4: columns that share a scale: 32, 64 or 128
   Team* team = nullptr;  // converts in parallel; null: this thread alone
   /// Called now and then while converting, with bytes done and in all; may be empty.
   std::function<void(uint64_t done, uint64_t total)> progress;
@@ -84,6 +86,8 @@ class Model {
   const Weights& weights() const { return weights_; }
   const std::string& directory() const { return directory_; }
 
+  /// True if any matrix needs quantized activations.
+  bool quantized() const { return quantized_; }
   uint64_t n_parameters() const { return n_parameters_; }
   uint64_t n_active_parameters() const { return n_active_parameters_; }  // read for one token (embedding table not counted unless tied)
   /// Bytes that stay in use: mapped and converted weights.
@@ -104,6 +108,7 @@ class Model {
   std::unique_ptr<Checkpoint> checkpoint_;
   std::vector<Buffer> owned_;  // vectors widened to float32, converted matrices
   uint64_t n_parameters_ = 0, n_active_parameters_ = 0, mapped_bytes_ = 0, owned_bytes_ = 0, active_bytes_ = 0;
+  bool quantized_ = false;
 };
 
 }  // namespace engine

@@ -92,8 +92,7 @@ void bind_llama_attention(Binder& b, int i, const LlamaNames& names) {
 
 void bind_llama_ends(Binder& b, const LlamaNames& names) {
   const ModelSpec& s = b.spec();
-  b.matrix(b.weights().embedding, "model.embed_tokens.weight", s.vocab_size, s.d_model);
-  if (!s.tied_embeddings) b.linear(b.weights().output, "lm_head", s.vocab_size, s.d_model);
+  b.ends("model.embed_tokens", "lm_head");
   b.norm(b.weights().final_norm, "model.norm", s.d_model, names.norm_bias);
 }
 

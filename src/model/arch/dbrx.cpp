@@ -38,8 +38,7 @@ void bind_dbrx(Binder& b, const ConfigReader&) {
   const ModelSpec& s = b.spec();
   const int64_t d = s.d_model, q = int64_t{s.n_heads} * s.d_head, kv = int64_t{s.n_kv_heads} * s.d_head;
   const int64_t width = s.moe.d_expert, stacked = s.moe.n_experts * width;
-  b.matrix(b.weights().embedding, "transformer.wte.weight", s.vocab_size, d);
-  if (!s.tied_embeddings) b.linear(b.weights().output, "lm_head", s.vocab_size, d);
+  b.ends("transformer.wte", "lm_head");
   b.norm(b.weights().final_norm, "transformer.norm_f", d);
   for (int i = 0; i < s.n_layers; ++i) {
     LayerWeights& w = b.layer(i);
@@ -51,7 +50,7 @@ void bind_dbrx(Binder& b, const ConfigReader&) {
     b.linear(w.wk, a + "attn.Wqkv", kv, d, false, {.first = q, .stored = fused});
     b.linear(w.wv, a + "attn.Wqkv", kv, d, false, {.first = q + kv, .stored = fused});
     b.linear(w.wo, a + "attn.out_proj", d, q);
-    b.linear(w.w_router, f + "router.layer", s.moe.n_experts, d);
+    b.router(w.w_router, f + "router.layer", s.moe.n_experts, d);
     w.experts.resize(s.moe.n_experts);
     const TensorView* w2 = b.expect(f + "experts.mlp.w2", {stacked, d});
     for (int e = 0; e < s.moe.n_experts; ++e) {

@@ -10,9 +10,10 @@ constexpr int mxfp4_block = 32;
 /// One projection of all experts: MXFP4 (`name`_blocks, `name`_scales: rows are outputs) or plain [experts, inputs, outputs].
 class ExpertStack {
  public:
-  ExpertStack(Binder& b, const std::string& name, int64_t n_experts, int64_t n_out, int64_t n_in)
+  ExpertStack(Binder& b, const ConfigReader& config, const std::string& name, int64_t n_experts, int64_t n_out, int64_t n_in)
       : n_out_(n_out), n_in_(n_in) {
     if (b.has(name + "_blocks")) {
+      if (n_in % mxfp4_block != 0) config.fail("hidden_size and intermediate_size", "multiples of 32 with MXFP4 experts");
       const int64_t n_blocks = n_in / mxfp4_block;
       blocks_ = b.expect(name + "_blocks", {n_experts, n_out, n_blocks, mxfp4_block / 2}, DType::u8);
       scales_ = b.expect(name + "_scales", {n_experts, n_out, n_blocks}, DType::u8);
@@ -44,8 +45,6 @@ void parse_gpt_oss(const ConfigReader& config, ModelSpec& spec) {
   if (spec.d_ff == 0) config.fail("intermediate_size", "a whole number above 0");
   parse_moe(config, spec, "num_local_experts", config.has("num_experts_per_tok") ? "num_experts_per_tok" : "experts_per_token",
             spec.d_ff);
-  if (spec.d_model % mxfp4_block != 0) config.fail("hidden_size", "a multiple of 32");
-  if (spec.d_ff % mxfp4_block != 0) config.fail("intermediate_size", "a multiple of 32");
   spec.moe.router = RouterKind::topk_softmax;
   spec.swiglu_limit = static_cast<float>(config.positive_or("swiglu_limit", 7.0));
   spec.sinks = true;
@@ -60,8 +59,8 @@ void bind_gpt_oss(Binder& b, const ConfigReader& config) {
     LayerWeights& w = b.layer(i);
     const std::string p = "model.layers." + std::to_string(i) + ".", m = p + "mlp.experts.";
     w.sinks = b.vector(p + "self_attn.sinks", s.n_heads);
-    b.linear(w.w_router, p + "mlp.router", n, d, true);
-    const ExpertStack gate_up(b, m + "gate_up_proj", n, 2 * width, d), down(b, m + "down_proj", n, d, width);
+    b.router(w.w_router, p + "mlp.router", n, d, true);
+    const ExpertStack gate_up(b, config, m + "gate_up_proj", n, 2 * width, d), down(b, config, m + "down_proj", n, d, width);
     w.experts.resize(n);
     for (int64_t e = 0; e < n; ++e) {
       ExpertWeights& x = w.experts[e];

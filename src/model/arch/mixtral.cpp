@@ -20,14 +20,14 @@ void bind_qwen_experts(Binder& b) {
     if (!s.layers[i].moe) continue;
     LayerWeights& w = b.layer(i);
     const std::string p = "model.layers." + std::to_string(i) + ".mlp.";
-    b.linear(w.w_router, p + "gate", s.moe.n_experts, s.d_model);
+    b.router(w.w_router, p + "gate", s.moe.n_experts, s.d_model);
     w.experts.resize(s.moe.n_experts);
     for (int e = 0; e < s.moe.n_experts; ++e) {
       bind_expert(b, w.experts[e], p + "experts." + std::to_string(e) + ".", s.moe.d_expert, "gate_proj", "up_proj", "down_proj");
     }
     if (s.moe.d_shared == 0) continue;
     bind_expert(b, w.shared, p + "shared_expert.", s.moe.d_shared, "gate_proj", "up_proj", "down_proj");
-    b.linear(w.shared_gate, p + "shared_expert_gate", 1, s.d_model);
+    b.router(w.shared_gate, p + "shared_expert_gate", 1, s.d_model);
   }
 }
 
@@ -59,7 +59,7 @@ void bind_mixtral(Binder& b, const ConfigReader&) {
   for (int i = 0; i < s.n_layers; ++i) {
     LayerWeights& w = b.layer(i);
     const std::string p = "model.layers." + std::to_string(i) + ".block_sparse_moe.";
-    b.linear(w.w_router, p + "gate", s.moe.n_experts, s.d_model);
+    b.router(w.w_router, p + "gate", s.moe.n_experts, s.d_model);
     w.experts.resize(s.moe.n_experts);
     for (int e = 0; e < s.moe.n_experts; ++e) {
       bind_expert(b, w.experts[e], p + "experts." + std::to_string(e) + ".", s.moe.d_expert, "w1", "w3", "w2");

@@ -64,7 +64,7 @@ void bind_granite_moe(Binder& b, const ConfigReader& config) {
   for (int i = 0; i < s.n_layers; ++i) {
     LayerWeights& w = b.layer(i);
     const std::string p = "model.layers." + std::to_string(i) + ".block_sparse_moe.";
-    b.linear(w.w_router, p + "router.layer", n, d);
+    b.router(w.w_router, p + "router.layer", n, d);
     w.experts.resize(n);
     const Shape in = {n, 2 * width, d}, out = {n, d, width};
     for (int64_t e = 0; e < n; ++e) {
