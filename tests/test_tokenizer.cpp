@@ -1,4 +1,5 @@
-// Goldens of the genuine library: real tokenizers (fixtures) and small ones that exercise components (tests/data/tokenizers).
+// Goldens of the genuine library: real tokenizers (fixtures) and small ones that exercise components
+// (tests/data/tokenizers).
 #include <doctest/doctest.h>
 
 #include <fstream>
@@ -53,7 +54,8 @@ void run_golden_directory(const std::string& directory) {
     if (!c["add_special_tokens"]) CHECK(tokenizer.encode(std::span(&whole, 1)) == expected);
   }
   if (std::filesystem::exists(directory + "/stream.jsonl"))
-    for (const Json& c : read_lines(directory + "/stream.jsonl")) CHECK(stream_joined(tokenizer, c["ids"], false) == c["text"].get<std::string>());
+    for (const Json& c : read_lines(directory + "/stream.jsonl"))
+      CHECK(stream_joined(tokenizer, c["ids"], false) == c["text"].get<std::string>());
   if (std::filesystem::exists(directory + "/decode.jsonl")) {
     for (const Json& c : read_lines(directory + "/decode.jsonl")) {
       const Ids ids = c["ids"];
@@ -66,7 +68,8 @@ void run_golden_directory(const std::string& directory) {
 }  // namespace
 
 TEST_CASE("real tokenizers") {
-  for (const char* name : {"llama3", "qwen3", "mistral_v01", "gemma3", "gpt_oss", "deepseek_v3", "llama2", "llama2_metaspace", "gpt_neox", "synth_flags"}) {
+  for (const char* name : {"llama3", "qwen3", "mistral_v01", "gemma3", "gpt_oss", "deepseek_v3", "llama2",
+                           "llama2_metaspace", "gpt_neox", "synth_flags"}) {
     FIXTURE_OR_RETURN(directory, std::string("tokenizers/") + name);
     SUBCASE(name) { run_golden_directory(directory); }
   }

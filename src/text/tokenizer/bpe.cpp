@@ -11,39 +11,31 @@
 namespace engine::tok {
 namespace {
 constexpr std::string_view kBlank = "\xE2\x96\x81";  // U+2581, the blank of sentencepiece vocabularies
-constexpr uint32_t kNoRank = 0xFFFFFFFF;
+
 constexpr size_t kFewSymbols = 48;  // up to here scanning for the lowest rank beats a heap
 }  // namespace
 
-// --- merges
-// ---------------------------------------------------------------------------------------------------------------
+// --- merges ---
 
-void MergeTable::reserve(size_t n_merges) {
-  if (n_merges * 3 / 2 > slots_.size()) grow(std::bit_ceil(n_merges * 3 / 2 + 16));
-}
-
-void MergeTable::grow(size_t slots) {
-  std::vector<Slot> old = std::move(slots_);
-  slots_.assign(slots, Slot{kFree, {}});
-  mask_ = slots - 1;
-  shift_ = 64 - std::countr_zero(slots);
+void MergeTable::build(const std::vector<Row>& rows) {
   multiplier_ = process_seed();
-  count_ = 0;
-  for (const Slot& s : old)
-    if (s.key != kFree) set(static_cast<int32_t>(s.key >> 32), static_cast<int32_t>(s.key & 0xFFFFFFFF), s.merge);
+  slots_.assign(rows.size() * 8 / 5 + 8, Slot{});
+  constexpr size_t ahead = 12;  // rows looked ahead, to have their slots at hand
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i + ahead < rows.size())
+      __builtin_prefetch(&slots_[slot_of(key_of(rows[i + ahead].left, rows[i + ahead].right))], 1);
+    const Row& row = rows[i];
+    const uint64_t key = key_of(row.left, row.right);
+    const uint32_t low = static_cast<uint32_t>(key), high = static_cast<uint32_t>(key >> 32);
+    size_t at = slot_of(key);
+    while (slots_[at].c != kFree && !(slots_[at].a == low && (slots_[at].b & 0xFFFF) == high))
+      at = at + 1 == slots_.size() ? 0 : at + 1;
+    const uint32_t id = static_cast<uint32_t>(row.id);
+    slots_[at] = {low, id << 16 | high, static_cast<uint32_t>(i) << 8 | id >> 16};
+  }
 }
 
-void MergeTable::set(int32_t left, int32_t right, Merge merge) {
-  if ((count_ + 1) * 5 / 4 >= slots_.size()) grow(std::max<size_t>(64, slots_.size() * 2));
-  const uint64_t key = key_of(left, right);
-  size_t i = slot_of(key);
-  while (slots_[i].key != kFree && slots_[i].key != key) i = (i + 1) & mask_;
-  count_ += slots_[i].key == kFree;
-  slots_[i] = Slot{key, merge};
-}
-
-// --- memo
-// -----------------------------------------------------------------------------------------------------------------
+// --- memo ---
 
 // One cache line: pre-tokens of up to 24 bytes and 9 ids. Direct-mapped, the newest wins.
 struct BpeScratch::CacheEntry {
@@ -105,8 +97,7 @@ CacheKey cache_key(std::string_view s, int bits) {
 
 }  // namespace
 
-// --- the model
-// -------------------------------------------------------------------------------------------------------------
+// --- the model ---
 
 Bpe::Bpe(BpeOptions options, Vocab vocab) : options_(std::move(options)), vocab_(std::move(vocab)) {
   plain_symbols_ = options_.continuing_subword_prefix.empty() && options_.end_of_word_suffix.empty();
@@ -115,8 +106,9 @@ Bpe::Bpe(Bpe&&) noexcept = default;
 Bpe& Bpe::operator=(Bpe&&) noexcept = default;
 Bpe::~Bpe() = default;
 
-void Bpe::finish() {
-  merges_.reserve(1);
+void Bpe::finish(const std::vector<MergeTable::Row>& merges, bool ignore_merges) {
+  options_.ignore_merges = ignore_merges;
+  merges_.build(merges);
   if (options_.unk_token) {
     unk_ = vocab_.find(*options_.unk_token);
     // The library notices only when an unknown character comes; a missing token is then an error in the middle of a
@@ -137,7 +129,11 @@ void Bpe::finish() {
 void Bpe::set_control_ids(std::vector<bool> flags) {
   is_control_ = std::move(flags);
   text_reaches_control_ = false;
-  merges_.for_each([&](int32_t, int32_t, const Merge& m) { text_reaches_control_ |= is_control(m.id); });
+  bool in_vocab = false;
+  for (size_t id = 0; id < is_control_.size(); ++id)
+    in_vocab |= is_control_[id] && vocab_.has(static_cast<int32_t>(id));
+  if (!in_vocab) return;
+  merges_.for_each([&](int32_t, int32_t, int32_t id) { text_reaches_control_ |= is_control(id); });
   // A token is also reached as a single symbol, or with ignore_merges as a whole pre-token.
   for (size_t id = 0; id < is_control_.size() && !text_reaches_control_; ++id) {
     if (!is_control_[id] || !vocab_.has(static_cast<int32_t>(id)) || static_cast<int32_t>(id) == unk_) continue;
@@ -162,7 +158,7 @@ void Bpe::find_split_points() {
                     std::find(std::begin(byte_fallback_), std::end(byte_fallback_), -1) == std::end(byte_fallback_));
   if (vocab_.byte_mode() || !plain_symbols_ || !nothing_dropped || vocab_.find_text(kBlank) < 0) return;
   splits_at_blank_ = true;
-  merges_.for_each([&](int32_t left, int32_t right, const Merge&) {
+  merges_.for_each([&](int32_t left, int32_t right, int32_t) {
     if (!vocab_.text(right).starts_with(kBlank)) return;
     // A symbol whose text is not the text it stands for: "<0x41>", "<unk>".
     const std::string_view text = vocab_.text(left);
@@ -311,16 +307,16 @@ void Bpe::merge_few(std::vector<int32_t>& symbols, bool untrusted) const {
   uint32_t ranks[kFewSymbols];  // of the pair (i, i + 1)
   int32_t merged[kFewSymbols];
   const auto look_up = [&](size_t i) {
-    const Merge* m = find_merge(ids[i], ids[i + 1], untrusted);
-    ranks[i] = m != nullptr ? m->rank : kNoRank;
-    merged[i] = m != nullptr ? m->id : -1;
+    const Merge m = find_merge(ids[i], ids[i + 1], untrusted);
+    ranks[i] = m.rank;
+    merged[i] = m.id;
   };
   for (size_t i = 0; i + 1 < n; ++i) look_up(i);
   while (n > 1) {
     size_t best = 0;
     for (size_t i = 1; i + 1 < n; ++i)
       if (ranks[i] < ranks[best]) best = i;
-    if (ranks[best] == kNoRank) break;
+    if (ranks[best] == Merge::kNone) break;
     ids[best] = merged[best];
     for (size_t i = best + 1; i + 1 < n; ++i) {
       ids[i] = ids[i + 1];
@@ -359,11 +355,11 @@ void Bpe::merge_many(BpeScratch& scratch, bool untrusted) const {
     return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
   };
   for (uint32_t i = 0; i + 1 < n; ++i)
-    if (const Merge* m = find_merge(ids[i], ids[i + 1], untrusted)) heap.push_back({m->rank, i, m->id});
+    if (const Merge m = find_merge(ids[i], ids[i + 1], untrusted)) heap.push_back({m.rank, i, m.id});
   std::make_heap(heap.begin(), heap.end(), later);
   const auto consider = [&](uint32_t left, uint32_t right) {
-    if (const Merge* m = find_merge(ids[left], ids[right], untrusted)) {
-      heap.push_back({m->rank, left, m->id});
+    if (const Merge m = find_merge(ids[left], ids[right], untrusted)) {
+      heap.push_back({m.rank, left, m.id});
       std::push_heap(heap.begin(), heap.end(), later);
     }
   };
@@ -374,8 +370,8 @@ void Bpe::merge_many(BpeScratch& scratch, bool untrusted) const {
     const uint32_t left = top.position;
     if (ids[left] < 0 || next[left] == n) continue;
     const uint32_t right = next[left];
-    const Merge* now = find_merge(ids[left], ids[right], untrusted);
-    if (now == nullptr || now->id != top.id) continue;  // an entry that a neighbour's merge has overtaken
+    const Merge now = find_merge(ids[left], ids[right], untrusted);
+    if (!now || now.id != top.id) continue;  // an entry that a neighbour's merge has overtaken
     ids[left] = top.id;
     ids[right] = -1;
     next[left] = next[right];

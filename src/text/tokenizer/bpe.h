@@ -23,52 +23,60 @@ struct BpeOptions {
 
 /// What merging a pair of tokens gives: `rank` orders merges (lowest first).
 struct Merge {
-  uint32_t rank;
-  int32_t id;
+  uint32_t rank = kNone;
+  int32_t id = -1;
+  static constexpr uint32_t kNone = 0xFFFFFFFF;
+  explicit operator bool() const { return rank != kNone; }
 };
 
-/// (left id, right id) -> Merge. Open addressing, 16 bytes a slot.
+/// (left id, right id) -> Merge. Ids and ranks fit 24 bits (kMaxTokenId), so that a slot is 12 bytes.
 class MergeTable {
  public:
-  void reserve(size_t n_merges);
-  /// A pair that is already there gets the later rank, as in the library's hash map.
-  void set(int32_t left, int32_t right, Merge merge);
-  /// Null if the pair does not merge.
-  const Merge* find(int32_t left, int32_t right) const {
+  static constexpr size_t max_merges = kMaxTokenId;
+  struct Row {
+    int32_t left, right, id;
+  };
+  /// Row i has rank i. Of equal pairs the last counts, as in the library's hash map.
+  void build(const std::vector<Row>& rows);
+  /// Rank kNone if the pair does not merge.
+  Merge find(int32_t left, int32_t right) const {
     const uint64_t key = key_of(left, right);
-    for (size_t i = slot_of(key);; i = (i + 1) & mask_) {
+    const uint32_t low = static_cast<uint32_t>(key), high = static_cast<uint32_t>(key >> 32);
+    for (size_t i = slot_of(key);; i = i + 1 == slots_.size() ? 0 : i + 1) {
       const Slot& slot = slots_[i];
-      if (slot.key == key) return &slot.merge;
-      if (slot.key == kFree) return nullptr;
+      if (slot.a == low && (slot.b & 0xFFFF) == high)
+        return {slot.c >> 8, static_cast<int32_t>((slot.c & 0xFF) << 16 | slot.b >> 16)};
+      if (slot.c == kFree) return {};
     }
   }
-  size_t size() const { return count_; }
   template <class F>
   void for_each(F&& f) const {
-    for (const Slot& s : slots_)
-      if (s.key != kFree) f(static_cast<int32_t>(s.key >> 32), static_cast<int32_t>(s.key & 0xFFFFFFFF), s.merge);
+    for (const Slot& s : slots_) {
+      if (s.c == kFree) continue;
+      const uint64_t key = static_cast<uint64_t>(s.b & 0xFFFF) << 32 | s.a;
+      f(static_cast<int32_t>(key >> 24), static_cast<int32_t>(key & 0xFFFFFF),
+        static_cast<int32_t>((s.c & 0xFF) << 16 | s.b >> 16));
+    }
   }
 
  private:
-  static constexpr uint64_t kFree = ~uint64_t{0};
+  static constexpr uint32_t kFree = 0xFFFFFFFF;
   struct Slot {
-    uint64_t key;
-    Merge merge;
+    uint32_t a = kFree;  // low 32 bits of the key
+    uint32_t b = kFree;  // id's low 16 bits, key's high 16 bits
+    uint32_t c = kFree;  // rank, id's high 8 bits
   };
   static uint64_t key_of(int32_t left, int32_t right) {
-    return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+    return static_cast<uint64_t>(left) << 24 | static_cast<uint32_t>(right);
   }
   size_t slot_of(uint64_t key) const {
-    const uint64_t h = (key ^ key >> 29) * multiplier_;
-    return (h ^ h >> 32) * 0x9E3779B97F4A7C15u >> shift_;
+    uint64_t h = (key ^ key >> 23) * multiplier_;
+    h = (h ^ h >> 32) * 0x9E3779B97F4A7C15u;
+    return static_cast<size_t>((h >> 32) * static_cast<uint64_t>(slots_.size()) >> 32);
   }
-  void grow(size_t slots);
 
   std::vector<Slot> slots_;
-  size_t mask_ = 0;
-  int shift_ = 64;
   uint64_t multiplier_ = 1;
-  size_t count_ = 0;
 };
 
 /// Working memory of encoding, with a memo of frequent pre-tokens. One a thread at a time; results do not depend on it.
@@ -97,15 +105,12 @@ class Bpe {
   Bpe& operator=(Bpe&&) noexcept;
   ~Bpe();
 
-  /// Registers a merge; both parts and the result are ids.
-  void add_merge(int32_t left, int32_t right, Merge merge) { merges_.set(left, right, merge); }
-  void set_ignore_merges(bool on) { options_.ignore_merges = on; }
-  /// To be called once after the last merge: prepares tables. Throws Error if unk_token is not in the vocabulary.
-  void finish();
+  /// To be called once: takes the merges in order of rank and prepares tables. Throws Error if unk_token is not in the
+  /// vocabulary.
+  void finish(const std::vector<MergeTable::Row>& merges, bool ignore_merges);
 
   const Vocab& vocab() const { return vocab_; }
   const BpeOptions& options() const { return options_; }
-  size_t n_merges() const { return merges_.size(); }
 
   /// Tells which ids must never come out of untrusted text (flags by id, one past the highest id or shorter).
   void set_control_ids(std::vector<bool> is_control);
@@ -124,9 +129,9 @@ class Bpe {
   int32_t symbol_of(std::string_view symbol, bool untrusted) const;
   void merge_few(std::vector<int32_t>& symbols, bool untrusted) const;
   void merge_many(BpeScratch& scratch, bool untrusted) const;
-  const Merge* find_merge(int32_t left, int32_t right, bool untrusted) const {
-    const Merge* m = merges_.find(left, right);
-    return m != nullptr && untrusted && is_control(m->id) ? nullptr : m;
+  Merge find_merge(int32_t left, int32_t right, bool untrusted) const {
+    const Merge m = merges_.find(left, right);
+    return untrusted && m && is_control(m.id) ? Merge{} : m;
   }
   bool is_control(int32_t id) const { return static_cast<size_t>(id) < is_control_.size() && is_control_[id]; }
   void find_split_points();

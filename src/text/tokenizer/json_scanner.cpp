@@ -1,5 +1,6 @@
 #include "text/tokenizer/json_scanner.h"
 
+#include <bit>
 #include <cstring>
 
 #include "base/error.h"
@@ -9,6 +10,23 @@ namespace engine::tok {
 namespace {
 constexpr size_t kMaxDepth = 256;
 bool ends_plain_run(char c) { return c == '"' || c == '\\' || static_cast<unsigned char>(c) < 0x20; }
+
+/// The first byte at or after p that ends a plain run, eight bytes at a time.
+const char* plain_run_end(const char* p, const char* end) {
+  constexpr uint64_t ones = 0x0101010101010101u, highs = 0x8080808080808080u;
+  const auto zero_bytes = [](uint64_t v) { return (v - ones) & ~v & highs; };
+  for (; end - p >= 8; p += 8) {
+    uint64_t word;
+    std::memcpy(&word, p, 8);
+    // Exact up to the first hit, which is all that counts (borrows only run upwards).
+    const uint64_t hits =
+        zero_bytes(word ^ (ones * '"')) | zero_bytes(word ^ (ones * '\\')) | ((word - ones * 0x20) & ~word & highs);
+    if (hits != 0) return p + std::countr_zero(hits) / 8;
+  }
+  while (p < end && !ends_plain_run(*p)) ++p;
+  return p;
+}
+
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 }  // namespace
 
@@ -22,7 +40,7 @@ void JsonScanner::fail(std::string_view what) {
 std::string_view JsonScanner::unchecked_string() {
   expect('"', "a string");
   const char* first = p_;
-  while (p_ < end_ && !ends_plain_run(*p_)) ++p_;
+  p_ = plain_run_end(p_, end_);
   if (p_ == end_) fail("'\"'");
   if (*p_ == '"') {
     const std::string_view out(first, static_cast<size_t>(p_ - first));
@@ -56,7 +74,7 @@ std::string_view JsonScanner::unescape(const char* first) {
   buffer_.assign(first, p_);
   for (;;) {
     const char* run = p_;
-    while (p_ < end_ && !ends_plain_run(*p_)) ++p_;
+    p_ = plain_run_end(p_, end_);
     buffer_.append(run, p_);
     if (p_ == end_) fail("'\"'");
     if (*p_ == '"') break;
@@ -113,10 +131,9 @@ int64_t JsonScanner::integer() {
   if (negative) ++p_;
   if (p_ == end_ || !is_digit(*p_)) fail("an integer");
   int64_t value = 0;
-  while (p_ < end_ && is_digit(*p_)) {
-    if (p_ - first > 17) fail("an integer of at most 17 digits");
-    value = value * 10 + (*p_++ - '0');
-  }
+  const char* limit = end_ - first > 18 ? first + 18 : end_;
+  while (p_ < limit && is_digit(*p_)) value = value * 10 + (*p_++ - '0');
+  if (p_ < end_ && is_digit(*p_)) fail("an integer of at most 17 digits");
   if (p_ < end_ && (*p_ == '.' || *p_ == 'e' || *p_ == 'E')) fail("an integer");
   return negative ? -value : value;
 }

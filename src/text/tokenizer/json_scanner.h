@@ -24,14 +24,12 @@ class JsonScanner {
   /// Calls on_member(key) for each member; it must consume the value. The key is valid until the next string is read.
   template <class F>
   void object(F&& on_member) {
-    expect('{', "an object");
-    if (take('}')) return;
-    do {
-      const std::string_view key = string();
-      expect(':', "':'");
-      on_member(key);
-    } while (take(','));
-    expect('}', "',' or '}'");
+    members([this] { return string(); }, on_member);
+  }
+  /// The same with keys that are not checked to be UTF-8.
+  template <class F>
+  void object_with_unchecked_keys(F&& on_member) {
+    members([this] { return unchecked_string(); }, on_member);
   }
 
   /// Calls on_item() for each item; it must consume it.
@@ -53,6 +51,11 @@ class JsonScanner {
   bool boolean();
   bool is_null() { return peek() == 'n'; }
 
+  /// The text from here on, for readers of their own of what is simple and frequent; what they do not understand they
+  /// leave.
+  std::string_view rest() const { return {p_, static_cast<size_t>(end_ - p_)}; }
+  void advance(size_t n) { p_ += n; }
+
   /// Passes over any value and returns its text.
   std::string_view skip();
   /// Nothing but blanks may follow.
@@ -63,6 +66,17 @@ class JsonScanner {
   const std::string& where() const { return where_; }
 
  private:
+  template <class Key, class F>
+  void members(Key&& read_key, F&& on_member) {
+    expect('{', "an object");
+    if (take('}')) return;
+    do {
+      const std::string_view key = read_key();
+      expect(':', "':'");
+      on_member(key);
+    } while (take(','));
+    expect('}', "',' or '}'");
+  }
   bool take(char c) {
     if (peek() != c) return false;
     ++p_;

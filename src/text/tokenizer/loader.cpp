@@ -67,8 +67,7 @@ AddedToken read_added_token(JsonScanner& in) {
   return token;
 }
 
-// --- the model
-// ---------------------------------------------------------------------------------------------------------------
+// --- the model ---
 
 std::optional<std::string> optional_string(JsonScanner& in) {
   if (in.is_null()) return in.skip(), std::nullopt;
@@ -80,90 +79,189 @@ bool optional_bool(JsonScanner& in) {
   return in.boolean();
 }
 
-/// Adds merges by rank. Their parts and results are looked up in the vocabulary.
+/// Reads merges by rank. Parts and results are looked up in the vocabulary, some dozens at a time: the tables are
+/// larger than the caches, and so the memory accesses overlap.
 class MergeReader {
  public:
-  MergeReader(Bpe& bpe, const std::string& where) : bpe_(bpe), where_(where) {
+  MergeReader(const Bpe& bpe, const std::string& where) : vocab_(bpe.vocab()), where_(where) {
     prefix_size_ = bpe.options().continuing_subword_prefix.size();
   }
 
-  void read(JsonScanner& in) {
+  std::vector<MergeTable::Row> read(JsonScanner& in) {
     in.array([&] {
-      buffer_.clear();
-      if (in.peek() == '"') {
-        const std::string_view line = in.unchecked_string();
-        if (line.starts_with("#version")) return;
-        const size_t blank = line.find(' ');
-        if (blank == std::string_view::npos || line.find(' ', blank + 1) != std::string_view::npos)
-          fail(line, "two tokens with one blank between");
-        buffer_.append(line, 0, blank);
-        left_size_ = blank;
-        buffer_.append(line, blank + 1);
-      } else {
-        int n = 0;
-        in.array([&] {
-          buffer_ += in.unchecked_string();
-          if (++n == 1) left_size_ = buffer_.size();
-        });
-        if (n != 2) fail(buffer_, "two tokens");
-      }
-      add();
+      Item& item = items_[n_items_];
+      if (!read_simple(in, item) && !read_any(in, item)) return;
+      if (++n_items_ == kBatch) resolve();
     });
+    resolve();
+    return std::move(rows_);
   }
 
  private:
+  static constexpr size_t kBatch = 32;
+  struct Item {
+    size_t begin, middle, end;  // in buffer_; the left part ends at middle
+    bool plain;                 // both parts are texts as the vocabulary holds them
+    TextKey left, right;
+  };
+
+  /// "a b" or ["a", "b"] without escapes, straight into the buffer as the vocabulary holds them. False, and nothing is
+  /// taken, if it is anything else.
+  bool read_simple(JsonScanner& in, Item& item) {
+    if (prefix_size_ > 0) return false;
+    const bool pair = in.peek() == '[';
+    const std::string_view rest = in.rest();
+    const char* p = rest.data() + (pair ? 1 : 0);
+    // Room for the longest token, and for reading two bytes at any place of it.
+    const size_t room = std::min<size_t>(rest.size(), 512);
+    const char* end = rest.data() + room - std::min<size_t>(room, 8);
+    if (buffer_.size() < used_ + room) buffer_.resize(used_ + room);
+    item.begin = used_;
+    char* out = buffer_.data() + used_;
+    const auto blanks = [&] {
+      while (p < end && *p == ' ') ++p;
+    };
+    const auto take = [&](char c) {
+      if (p >= end || *p != c) return false;
+      ++p;
+      return true;
+    };
+    const bool byte_mode = vocab_.byte_mode();
+    const auto text = [&](char stop) {
+      while (p < end) {
+        const unsigned char c = static_cast<unsigned char>(*p);
+        if (c == static_cast<unsigned char>(stop)) return ++p, true;
+        if (c <= 0x20 || c == '"' || c == '\\') return false;
+        if (byte_mode) {
+          const int byte = Vocab::to_byte(p);
+          if (byte < 0) return false;
+          *out++ = static_cast<char>(byte);
+        } else {
+          *out++ = *p++;
+        }
+      }
+      return false;
+    };
+    if (pair) blanks();
+    if (!take('"') || !text(pair ? '"' : ' ')) return false;
+    item.middle = static_cast<size_t>(out - buffer_.data());
+    if (pair) {
+      blanks();
+      if (!take(',')) return false;
+      blanks();
+      if (!take('"')) return false;
+    }
+    if (!text('"')) return false;
+    if (pair) {
+      blanks();
+      if (!take(']')) return false;
+    }
+    item.end = used_ = static_cast<size_t>(out - buffer_.data());
+    item.plain = true;
+    in.advance(static_cast<size_t>(p - rest.data()));
+    return true;
+  }
+
+  void append(std::string_view text) {
+    if (buffer_.size() < used_ + text.size()) buffer_.resize(used_ + text.size());
+    std::memcpy(buffer_.data() + used_, text.data(), text.size());
+    used_ += text.size();
+  }
+
+  /// False for a version line, which counts as no merge.
+  bool read_any(JsonScanner& in, Item& item) {
+    item.begin = used_;
+    if (in.peek() == '"') {
+      const std::string_view line = in.unchecked_string();
+      if (line.starts_with("#version")) return false;
+      const size_t blank = line.find(' ');
+      if (blank == std::string_view::npos || line.find(' ', blank + 1) != std::string_view::npos)
+        fail(line, "two tokens with one blank between");
+      append(line.substr(0, blank));
+      item.middle = used_;
+      append(line.substr(blank + 1));
+    } else {
+      int n = 0;
+      in.array([&] {
+        append(in.unchecked_string());
+        if (++n == 1) item.middle = used_;
+      });
+      if (n != 2) fail(part(item.begin, used_), "two tokens");
+    }
+    item.end = used_;
+    item.plain = prefix_size_ == 0;
+    if (vocab_.byte_mode()) {
+      std::string bytes(item.end - item.begin, '\0');
+      size_t left = 0, right = 0;
+      item.plain = Vocab::to_bytes(part(item.begin, item.middle), bytes.data(), &left) &&
+                   Vocab::to_bytes(part(item.middle, item.end), bytes.data() + left, &right);
+      if (item.plain) {  // in place: bytes are never longer than their spelling
+        std::memcpy(buffer_.data() + item.begin, bytes.data(), left + right);
+        item.middle = item.begin + left;
+        item.end = used_ = item.middle + right;
+      }
+    }
+    return true;
+  }
+
   [[noreturn]] void fail(std::string_view what, std::string_view expected) const {
     std::string shown;
     append_lossy(shown, what.substr(0, 60), false);
-    throw Error(where_ + ": merges: number " + std::to_string(rank_) + " '" + shown + "': expected " +
+    throw Error(where_ + ": merges: near number " + std::to_string(rows_.size()) + ": '" + shown + "': expected " +
                 std::string(expected));
   }
 
-  void add() {
-    const Vocab& vocab = bpe_.vocab();
-    const std::string_view left = std::string_view(buffer_).substr(0, left_size_),
-                           right = std::string_view(buffer_).substr(left_size_);
-    if (right.size() < prefix_size_) fail(buffer_, "a right part that begins with continuing_subword_prefix");
-    int32_t left_id, right_id, id;
-    size_t left_bytes = 0, right_bytes = 0;
-    bytes_.resize(buffer_.size());
-    if (vocab.byte_mode() && Vocab::to_bytes(left, bytes_.data(), &left_bytes) &&
-        Vocab::to_bytes(right, bytes_.data() + left_bytes, &right_bytes)) {
-      const std::string_view whole(bytes_.data(), left_bytes + right_bytes);
-      left_id = vocab.find_text(whole.substr(0, left_bytes));
-      right_id = vocab.find_text(whole.substr(left_bytes));
-      id = result(whole);
-    } else if (vocab.byte_mode() || prefix_size_ > 0) {
-      left_id = vocab.find(left);
-      right_id = vocab.find(right);
-      id = vocab.find(std::string(left).append(right.substr(prefix_size_)));
-    } else {
-      left_id = vocab.find_text(left);
-      right_id = vocab.find_text(right);
-      id = result(buffer_);
-    }
-    if (left_id < 0 || right_id < 0) fail(left_id < 0 ? left : right, "a token of the vocabulary");
-    if (id < 0) fail(buffer_, "to make a token of the vocabulary");
-    bpe_.add_merge(left_id, right_id, Merge{rank_++, id});
+  std::string_view part(size_t begin, size_t end) const { return std::string_view(buffer_).substr(begin, end - begin); }
+
+  void prepare(Item& item) const {
+    if (!item.plain) return;
+    const std::string_view left = part(item.begin, item.middle), right = part(item.middle, item.end);
+    item.left = key_of(left);
+    item.right = key_of(right);
+    vocab_.prefetch(left, item.left);
+    vocab_.prefetch(right, item.right);
+  }
+
+  void resolve() {
+    for (size_t i = 0; i < n_items_; ++i) prepare(items_[i]);
+    for (size_t i = 0; i < n_items_; ++i) add(items_[i]);
+    n_items_ = 0;
+    used_ = 0;
+  }
+
+  void add(const Item& item) {
+    const std::string_view left = part(item.begin, item.middle), right = part(item.middle, item.end);
+    if (right.size() < prefix_size_) fail(right, "a right part that begins with continuing_subword_prefix");
+    if (rows_.size() == MergeTable::max_merges) throw Error(where_ + ": merges: expected at most 10000000");
+    MergeTable::Row row;
+    if (item.plain)
+      row = {vocab_.find_text(left, item.left), vocab_.find_text(right, item.right),
+             result(part(item.begin, item.end))};
+    else
+      row = {vocab_.find(left), vocab_.find(right), vocab_.find(std::string(left).append(right.substr(prefix_size_)))};
+    if (row.left < 0 || row.right < 0) fail(row.left < 0 ? left : right, "a token of the vocabulary");
+    if (row.id < 0) fail(part(item.begin, item.end), "to make a token of the vocabulary");
+    rows_.push_back(row);
   }
 
   // Files list merges in the order of the tokens that they make, some of them in several ways.
   int32_t result(std::string_view text) {
-    const Vocab& vocab = bpe_.vocab();
-    for (const int32_t guess : {guess_, guess_ + 1})
-      if (vocab.has(guess) && vocab.text(guess) == text && vocab.is_bytes(guess) == vocab.byte_mode())
+    for (int32_t guess = guess_; guess <= guess_ + 1; ++guess)
+      if (vocab_.has(guess) && vocab_.text(guess) == text && vocab_.is_bytes(guess) == vocab_.byte_mode())
         return guess_ = guess;
-    const int32_t id = vocab.find_text(text);
+    const int32_t id = vocab_.find_text(text);
     if (id >= 0) guess_ = id;
     return id;
   }
 
-  Bpe& bpe_;
+  const Vocab& vocab_;
   const std::string& where_;
   size_t prefix_size_;
-  std::string buffer_, bytes_;
-  size_t left_size_ = 0;
-  uint32_t rank_ = 0;
+  std::string buffer_;  // used_ bytes of it
+  size_t used_ = 0;
+  Item items_[kBatch];
+  size_t n_items_ = 0;
+  std::vector<MergeTable::Row> rows_;
   int32_t guess_ = 0;
 };
 
@@ -204,8 +302,8 @@ class ModelReader {
         else
           vocab = in.skip();
       } else if (key == "merges") {
-        if (bpe_ && seen_.contains("ignore_merges"))
-          MergeReader(*bpe_, where_).read(in);
+        if (bpe_)
+          rows_ = MergeReader(*bpe_, where_).read(in);
         else
           merges = in.skip();
       } else {
@@ -220,10 +318,9 @@ class ModelReader {
     }
     if (!merges.empty()) {
       JsonScanner again(merges, where_ + ": model.merges");
-      MergeReader(*bpe_, where_).read(again);
+      rows_ = MergeReader(*bpe_, where_).read(again);
     }
-    bpe_->set_ignore_merges(options_.ignore_merges);
-    bpe_->finish();
+    bpe_->finish(rows_, options_.ignore_merges);
     return std::move(*bpe_);
   }
 
@@ -232,15 +329,17 @@ class ModelReader {
     const bool byte_mode = bytes_wanted_ && !options_.byte_fallback && options_.continuing_subword_prefix.empty() &&
                            options_.end_of_word_suffix.empty();
     Vocab vocab(byte_mode);
-    in.object([&](std::string_view token) {
+    in.object_with_unchecked_keys([&](std::string_view token) {
       // The key may lie in the scanner's buffer; a number does not disturb it.
       const int64_t id = in.integer();
-      if (id < 0 || id > kMaxTokenId)
-        throw Error(where_ + ": model.vocab: '" + std::string(token) + "': expected an id from 0 to 10000000, got " +
-                    std::to_string(id));
-      if (!vocab.add(token, static_cast<int32_t>(id)))
-        throw Error(where_ + ": model.vocab: '" + std::string(token) + "': expected an id of its own, got " +
-                    std::to_string(id) + " again");
+      const auto fail = [&](const std::string& expected) {
+        std::string shown;
+        append_lossy(shown, token.substr(0, 60), false);
+        throw Error(where_ + ": model.vocab: '" + shown + "': expected " + expected);
+      };
+      if (id < 0 || id > kMaxTokenId) fail("an id from 0 to 10000000, got " + std::to_string(id));
+      if (!vocab.add(token, static_cast<int32_t>(id))) fail("an id of its own, got " + std::to_string(id) + " again");
+      if (!vocab.is_bytes(static_cast<int32_t>(id)) && !is_valid_utf8(token)) fail("UTF-8");
     });
     if (const int32_t twice = vocab.index(); twice >= 0)
       throw Error(where_ + ": model.vocab: expected each token once, got '" + vocab.spelling(twice) + "' again");
@@ -253,10 +352,10 @@ class ModelReader {
   std::string type_ = "";
   BpeOptions options_;
   std::optional<Bpe> bpe_;
+  std::vector<MergeTable::Row> rows_;
 };
 
-// --- tokenizer.json
-// -------------------------------------------------------------------------------------------------------------
+// --- tokenizer.json ---
 
 Pipeline read_tokenizer_json(const std::string& path) {
   const MappedFile file = map_file(path);
@@ -305,8 +404,7 @@ Pipeline read_tokenizer_json(const std::string& path) {
   return out;
 }
 
-// --- tokenizer_config.json and special_tokens_map.json
-// ------------------------------------------------------------------------------
+// --- tokenizer_config.json and special_tokens_map.json ---
 
 /// What Transformers adds to the tokenizer.json's own tokens.
 struct ConfigTokens {

@@ -44,8 +44,7 @@ std::string component_type(const Json& object, const char* where) {
 
 namespace {
 
-// --- Unicode normal forms
-// ---------------------------------------------------------------------------------------------------
+// --- Unicode normal forms ---
 
 // The library's tables are Unicode 9's: characters that are newer count as unassigned.
 int combining_class(uint32_t cp) {
@@ -173,8 +172,7 @@ class UnicodeNormalizer : public Normalizer {
   bool compatibility_, composed_;
 };
 
-// --- the small ones
-// --------------------------------------------------------------------------------------------------------
+// --- the small ones ---
 
 /// A normalizer that maps each character on its own to a text (empty: removed).
 class CharNormalizer : public Normalizer {

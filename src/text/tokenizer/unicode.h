@@ -107,8 +107,7 @@ RangeSet range_union(const RangeSet& a, const RangeSet& b);
 RangeSet range_complement(const RangeSet& a);
 RangeSet range_intersection(const RangeSet& a, const RangeSet& b);
 
-// --- UTF-8
-// ------------------------------------------------------------------------------------------------------------
+// --- UTF-8 ---
 
 /// Length of the sequence that a lead byte of valid UTF-8 begins.
 inline size_t sequence_length(unsigned char lead) { return lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4; }
@@ -150,8 +149,7 @@ size_t append_lossy(std::string& out, std::string_view s, bool keep_incomplete);
 
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
-// --- the byte alphabet of GPT-2
-// -----------------------------------------------------------------------------------------
+// --- the byte alphabet of GPT-2 ---
 
 /// The character that stands for a byte in byte-level vocabularies: itself if printable Latin-1, else U+0100 + n.
 uint32_t byte_to_char(uint8_t byte);

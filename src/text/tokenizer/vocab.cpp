@@ -1,11 +1,9 @@
 #include "text/tokenizer/vocab.h"
 
-#include <bit>
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <random>
-
-#include "text/tokenizer/unicode.h"
 
 namespace engine::tok {
 namespace {
@@ -36,42 +34,37 @@ uint64_t process_seed() {
   return seed;
 }
 
-uint64_t hash_bytes(std::string_view s) {
+TextKey key_of(std::string_view s) {
   static const uint64_t seed = process_seed();
   constexpr uint64_t k1 = 0x9E3779B97F4A7C15u, k2 = 0xD6E8FEB86659FD93u;
   const char* p = s.data();
   size_t n = s.size();
+  if (n <= 8) {
+    uint64_t word = 0;
+    if (n == 8)
+      word = load64(p);
+    else if (n >= 4)
+      word = load32(p) | static_cast<uint64_t>(load32(p + n - 4)) << (8 * (n - 4));
+    else
+      for (size_t i = 0; i < n; ++i) word |= static_cast<uint64_t>(static_cast<unsigned char>(p[i])) << (8 * i);
+    return {word, mix(word ^ seed, k1 + 2 * n)};
+  }
   uint64_t h = seed ^ (n * k1);
-  while (n > 16) {
-    h = mix(load64(p) ^ h, load64(p + 8) ^ k2);
-    p += 16;
-    n -= 16;
-  }
-  uint64_t a = 0, b = 0;
-  if (n >= 8) {
-    a = load64(p);
-    b = load64(p + n - 8);
-  } else if (n >= 4) {
-    a = load32(p);
-    b = load32(p + n - 4);
-  } else if (n > 0) {
-    a = static_cast<uint64_t>(static_cast<unsigned char>(p[0])) << 16 |
-        static_cast<uint64_t>(static_cast<unsigned char>(p[n / 2])) << 8 | static_cast<unsigned char>(p[n - 1]);
-  }
-  return mix(mix(a ^ h, b ^ k1) ^ seed, k2);
+  for (; n > 16; p += 16, n -= 16) h = mix(load64(p) ^ h, load64(p + 8) ^ k2);
+  if (n >= 8)
+    h = mix(load64(p) ^ h, load64(p + n - 8) ^ k2);
+  else
+    for (; n > 0; ++p, --n) h = (h ^ static_cast<unsigned char>(*p)) * k1;
+  return {0, mix(h ^ seed, k2)};
 }
 
 bool Vocab::to_bytes(std::string_view spelling, char* out, size_t* size) {
-  const unsigned char* p = reinterpret_cast<const unsigned char*>(spelling.data());
-  const unsigned char* end = p + spelling.size();
+  const char* p = spelling.data();
+  const char* end = p + spelling.size();
   char* begin = out;
   while (p < end) {
-    uint32_t cp = *p++;
-    if (cp >= 0x80) {  // the alphabet ends at U+0143, so two bytes
-      if (cp < 0xC2 || cp > 0xC5 || p == end) return false;
-      cp = (cp & 31) << 6 | (*p++ & 63);
-    }
-    const int byte = char_to_byte(cp);
+    if (end - p == 1 && static_cast<unsigned char>(*p) >= 0x80) return false;
+    const int byte = to_byte(p);
     if (byte < 0) return false;
     *out++ = static_cast<char>(byte);
   }
@@ -82,52 +75,82 @@ bool Vocab::to_bytes(std::string_view spelling, char* out, size_t* size) {
 bool Vocab::add(std::string_view spelling, int32_t id) {
   if (static_cast<size_t>(id) >= entries_.size()) entries_.resize(static_cast<size_t>(id) + 1, Entry{0, kNone});
   if (entries_[id].size != kNone) return false;
-  const size_t offset = blob_.size();
+  if (blob_.size() - blob_size_ < spelling.size())
+    blob_.resize(std::max<size_t>(1 << 16, 2 * (blob_.size() + spelling.size())));
+  char* out = blob_.data() + blob_size_;
   uint32_t flag = 0;
   size_t size = spelling.size();
-  blob_.resize(offset + size);
-  if (byte_mode_ && to_bytes(spelling, blob_.data() + offset, &size)) {
+  if (byte_mode_ && to_bytes(spelling, out, &size)) {
     flag = kBytes;
-    blob_.resize(offset + size);
   } else {
     size = spelling.size();
-    if (size > 0) std::memcpy(blob_.data() + offset, spelling.data(), size);
+    if (size > 0) std::memcpy(out, spelling.data(), size);
   }
-  entries_[id] = Entry{static_cast<uint32_t>(offset), static_cast<uint32_t>(size) | flag};
+  entries_[id] = Entry{static_cast<uint32_t>(blob_size_), static_cast<uint32_t>(size) | flag};
+  blob_size_ += size;
   ++count_;
   if (size > longest_) longest_ = size;
   return true;
 }
 
 int32_t Vocab::index() {
+  blob_.resize(blob_size_);
   blob_.shrink_to_fit();
   entries_.shrink_to_fit();
-  const size_t slots = std::bit_ceil(count_ * 3 / 2 + 16);
-  slots_.assign(slots, Slot{0, -1});
-  shift_ = 64 - std::countr_zero(slots);
-  for (int32_t id = 0; id < limit(); ++id) {
-    if (entries_[id].size == kNone) continue;
-    const uint64_t hash = hash_bytes(text(id));
-    size_t i = slot_of(hash);
-    for (; slots_[i].id >= 0; i = (i + 1) & (slots - 1)) {
-      if (slots_[i].tag == static_cast<uint32_t>(hash) && entries_[slots_[i].id].size == entries_[id].size &&
-          text(slots_[i].id) == text(id))
-        return id;
+  size_t n_short = 0;
+  for (const Entry& e : entries_) n_short += e.size != kNone && (e.size & kSizeMask) <= kShort;
+  short_slots_.assign(n_short * 8 / 5 + 8, ShortSlot{0, 0, kFree});
+  long_slots_.assign((count_ - n_short) * 8 / 5 + 8, LongSlot{0, kFree});
+  // Some dozens at a time, so that the accesses to the tables overlap.
+  constexpr int32_t batch = 32;
+  TextKey keys[batch];
+  for (int32_t first = 0; first < limit(); first += batch) {
+    const int32_t last = std::min(limit(), first + batch);
+    for (int32_t id = first; id < last; ++id) {
+      if (!has(id)) continue;
+      keys[id - first] = key_of(text(id));
+      prefetch(text(id), keys[id - first]);
     }
-    slots_[i] = Slot{static_cast<uint32_t>(hash), id};
+    for (int32_t id = first; id < last; ++id)
+      if (has(id) && !insert(id, keys[id - first])) return id;
   }
   return -1;
 }
 
-int32_t Vocab::lookup(std::string_view text, uint64_t hash, bool bytes) const {
-  const uint32_t tag = static_cast<uint32_t>(hash);
+bool Vocab::insert(int32_t id, const TextKey& key) {
+  const uint32_t size = entries_[id].size;
+  if (lookup(text(id), key, size & kBytes) >= 0) return false;
+  if ((size & kSizeMask) <= kShort) {
+    size_t i = slot_of(key.hash, short_slots_.size());
+    while (short_slots_[i].tail != kFree) i = i + 1 == short_slots_.size() ? 0 : i + 1;
+    const uint32_t tail = static_cast<uint32_t>(id) << 5 | (size & kBytes ? 16u : 0u) | (size & kSizeMask);
+    short_slots_[i] = {static_cast<uint32_t>(key.word), static_cast<uint32_t>(key.word >> 32), tail};
+  } else {
+    size_t i = slot_of(key.hash, long_slots_.size());
+    while (long_slots_[i].id != kFree) i = i + 1 == long_slots_.size() ? 0 : i + 1;
+    long_slots_[i] = {static_cast<uint32_t>(key.hash), static_cast<uint32_t>(id)};
+  }
+  return true;
+}
+
+int32_t Vocab::lookup(std::string_view text, const TextKey& key, bool bytes) const {
+  if (text.size() <= kShort) {
+    const uint32_t low = static_cast<uint32_t>(key.word), high = static_cast<uint32_t>(key.word >> 32);
+    const uint32_t kind = (bytes ? 16u : 0u) | static_cast<uint32_t>(text.size());
+    for (size_t i = slot_of(key.hash, short_slots_.size());; i = i + 1 == short_slots_.size() ? 0 : i + 1) {
+      const ShortSlot& slot = short_slots_[i];
+      if (slot.tail == kFree) return -1;
+      if (slot.low == low && slot.high == high && (slot.tail & 31) == kind) return static_cast<int32_t>(slot.tail >> 5);
+    }
+  }
   const uint32_t size = static_cast<uint32_t>(text.size()) | (bytes ? kBytes : 0);
-  for (size_t i = slot_of(hash);; i = (i + 1) & (slots_.size() - 1)) {
-    const Slot slot = slots_[i];
-    if (slot.id < 0) return -1;
-    if (slot.tag != tag) continue;
+  for (size_t i = slot_of(key.hash, long_slots_.size());; i = i + 1 == long_slots_.size() ? 0 : i + 1) {
+    const LongSlot slot = long_slots_[i];
+    if (slot.id == kFree) return -1;
+    if (slot.tag != static_cast<uint32_t>(key.hash)) continue;
     const Entry entry = entries_[slot.id];
-    if (entry.size == size && std::memcmp(blob_.data() + entry.offset, text.data(), text.size()) == 0) return slot.id;
+    if (entry.size == size && std::memcmp(blob_.data() + entry.offset, text.data(), text.size()) == 0)
+      return static_cast<int32_t>(slot.id);
   }
 }
 
@@ -137,7 +160,7 @@ int32_t Vocab::find(std::string_view spelling) const {
     size_t size = 0;
     if (to_bytes(spelling, bytes.data(), &size)) return find_text(std::string_view(bytes).substr(0, size));
   }
-  return lookup(spelling, hash_bytes(spelling), false);
+  return lookup(spelling, key_of(spelling), false);
 }
 
 std::string Vocab::spelling(int32_t id) const {

@@ -6,14 +6,22 @@
 #include <string_view>
 #include <vector>
 
+#include "text/tokenizer/unicode.h"
+
 namespace engine::tok {
 
 /// Ids above this are refused: they would make every array indexed by id absurdly large.
 inline constexpr int32_t kMaxTokenId = 10'000'000;
 
-/// A hash that a model file cannot aim at (seeded once a process), for short strings.
-uint64_t hash_bytes(std::string_view s);
+/// Odd and drawn once a process: hashes that a model file cannot aim at.
 uint64_t process_seed();
+
+/// Where a text would stand in the tables; computed once, used to prefetch and to find.
+struct TextKey {
+  uint64_t word;  // up to 8 bytes: the text itself, padded with zeros
+  uint64_t hash;
+};
+TextKey key_of(std::string_view text);
 
 class Vocab {
  public:
@@ -30,9 +38,14 @@ class Vocab {
   /// By spelling as in the file; -1 if there is none.
   int32_t find(std::string_view spelling) const;
   /// By text as held: raw bytes in byte mode.
-  int32_t find_text(std::string_view text) const { return find_text(text, hash_bytes(text)); }
-  int32_t find_text(std::string_view text, uint64_t hash) const { return lookup(text, hash, byte_mode_); }
-  void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[slot_of(hash)]); }
+  int32_t find_text(std::string_view text) const { return find_text(text, key_of(text)); }
+  int32_t find_text(std::string_view text, const TextKey& key) const { return lookup(text, key, byte_mode_); }
+  void prefetch(std::string_view text, const TextKey& key) const {
+    if (text.size() <= kShort)
+      __builtin_prefetch(&short_slots_[slot_of(key.hash, short_slots_.size())]);
+    else
+      __builtin_prefetch(&long_slots_[slot_of(key.hash, long_slots_.size())]);
+  }
 
   bool has(int32_t id) const {
     return id >= 0 && static_cast<size_t>(id) < entries_.size() && entries_[id].size != kNone;
@@ -48,6 +61,15 @@ class Vocab {
   /// Turns a spelling into raw bytes; false if a character is outside the byte alphabet. `out` has room for
   /// spelling.size() bytes.
   static bool to_bytes(std::string_view spelling, char* out, size_t* size);
+  /// The same for one character: reads it at p (at least two readable bytes, or an ASCII one), -1 if it is outside the
+  /// alphabet.
+  static int to_byte(const char*& p) {
+    const unsigned char lead = static_cast<unsigned char>(*p++);
+    if (lead < 0x80) return char_to_byte_table.bytes[lead];
+    if (lead < 0xC2 || lead > 0xC5) return -1;  // the alphabet ends at U+0143, so two bytes
+    const unsigned char next = static_cast<unsigned char>(*p++);
+    return (next & 0xC0) == 0x80 ? char_to_byte((lead & 31u) << 6 | (next & 63u)) : -1;
+  }
 
   bool byte_mode() const { return byte_mode_; }
   size_t count() const { return count_; }
@@ -60,18 +82,29 @@ class Vocab {
     uint32_t offset;
     uint32_t size;  // kNone, or the size with kBytes
   };
-  struct Slot {
-    uint32_t tag;
-    int32_t id;  // -1: free
+  // Texts of up to 8 bytes, the most by far, are found within their slot.
+  static constexpr size_t kShort = 8;
+  static constexpr uint32_t kFree = 0xFFFFFFFF;
+  struct ShortSlot {
+    uint32_t low, high;  // the text's bytes
+    uint32_t tail;       // id << 5 | bytes flag << 4 | size; kFree
   };
-  size_t slot_of(uint64_t hash) const { return hash >> shift_; }
-  int32_t lookup(std::string_view text, uint64_t hash, bool bytes) const;
+  struct LongSlot {
+    uint32_t tag;
+    uint32_t id;  // kFree
+  };
+  static size_t slot_of(uint64_t hash, size_t n_slots) {
+    return static_cast<size_t>((hash >> 32) * static_cast<uint64_t>(n_slots) >> 32);
+  }
+  int32_t lookup(std::string_view text, const TextKey& key, bool bytes) const;
+  bool insert(int32_t id, const TextKey& key);
 
   bool byte_mode_;
-  std::string blob_;
+  std::string blob_;  // longer than blob_size_ while tokens are being added
+  size_t blob_size_ = 0;
   std::vector<Entry> entries_;
-  std::vector<Slot> slots_;
-  int shift_ = 64;
+  std::vector<ShortSlot> short_slots_;
+  std::vector<LongSlot> long_slots_;
   size_t count_ = 0;
   size_t longest_ = 0;
 };
