@@ -66,11 +66,10 @@ std::string_view strip(std::string_view text, bool left) {
 [[noreturn]] void fail_continue(const std::string& why) { throw Error("continue_final_message: " + why); }
 
 /// Adds the tag to the text of the last message and returns that text as it was.
-std::string add_continue_tag(Json& context) {
-  const auto messages = context.find("messages");
-  if (messages == context.end() || !messages->is_array() || messages->empty() || !messages->back().is_object())
+std::string add_continue_tag(Json& messages) {
+  if (!messages.is_array() || messages.empty() || !messages.back().is_object())
     fail_continue("there is no final message");
-  Json& message = messages->back();
+  Json& message = messages.back();
   if (!message.contains("content") || message["content"].is_null())
     fail_continue("the final message has no content to continue");
   Json* text = &message["content"];
@@ -107,12 +106,18 @@ std::string join(const std::vector<TextSpan>& spans) {
 
 }  // namespace
 
-std::vector<TextSpan> render_chat(const JinjaTemplate& chat_template, std::string_view source, Json context,
-                                  const JinjaTemplate::Options& options, bool continue_final_message) {
-  if (!continue_final_message) return chat_template.render(context, options);
-  const std::string message = add_continue_tag(context);
+std::vector<TextSpan> render_chat(const JinjaTemplate& chat_template, std::string_view source,
+                                  JinjaTemplate::Variables variables, const JinjaTemplate::Options& options,
+                                  bool continue_final_message) {
+  if (!continue_final_message) return chat_template.render(variables, options);
+  Json messages;
+  for (const auto& [name, value] : variables) {
+    if (name == "messages") messages = *value;
+  }
+  const std::string message = add_continue_tag(messages);
   if (source.find("content") == std::string_view::npos) fail_continue("the chat template does not use \"content\"");
-  std::vector<TextSpan> spans = chat_template.render(context, options);
+  variables.push_back({"messages", &messages});
+  std::vector<TextSpan> spans = chat_template.render(variables, options);
   const std::string text = join(spans);
   const std::string_view bare_tag = continue_tag.substr(0, continue_tag.size() - 1);
   const size_t at = text.rfind(bare_tag);
@@ -244,21 +249,21 @@ std::vector<TextSpan> ChatTemplate::render(const Json& messages, const ChatRende
   const Impl::Variant& variant = impl_->pick(!options.tools.is_null());
   if (!variant.parsed) throw Error(variant.error, "in " + impl_->origin);
   if (!messages.is_array()) throw Error("messages: expected a list of {role, content}");
-  Json context = Json::object();
-  context["messages"] = messages;
-  context["tools"] = options.tools;
-  context["documents"] = options.documents;
-  context["add_generation_prompt"] = options.add_generation_prompt && !options.continue_final_message;
-  for (const auto& [name, value] : impl_->special_tokens.items()) context[name] = value;
+  const Json prompt = options.add_generation_prompt && !options.continue_final_message;
+  JinjaTemplate::Variables variables = {{"messages", &messages},
+                                        {"tools", &options.tools},
+                                        {"documents", &options.documents},
+                                        {"add_generation_prompt", &prompt}};
+  for (const auto& [name, value] : impl_->special_tokens.items()) variables.push_back({name, &value});
   JinjaTemplate::Options jinja;
   for (const auto& [name, value] : options.extra.items()) {
     if (name == "messages" || name == "tools" || name == "documents" || name == "add_generation_prompt")
       throw Error(name + ": cannot be given as a further template variable");
-    context[name] = value;
+    variables.push_back({name, &value});
     std::erase(jinja.trusted_variables, name);  // no longer the model's own
   }
   jinja.now = options.now;
-  return render_chat(*variant.parsed, variant.source, std::move(context), jinja, options.continue_final_message);
+  return render_chat(*variant.parsed, variant.source, std::move(variables), jinja, options.continue_final_message);
 }
 
 std::string ChatTemplate::render_text(const Json& messages, const ChatRenderOptions& options) const {

@@ -24,11 +24,12 @@ struct ChatRenderOptions {
   std::string now;              // see JinjaTemplate::Options
 };
 
-/// Renders a template with all its variables in `context`, as Transformers' render_jinja_template does. With
-/// continue_final_message the last message is left open: what the template writes after that message's text is cut off.
-/// `source`: the template's text. Throws Error.
-std::vector<TextSpan> render_chat(const JinjaTemplate& chat_template, std::string_view source, Json context,
-                                  const JinjaTemplate::Options& options, bool continue_final_message);
+/// Renders a template with all its variables, as Transformers' render_jinja_template does. With continue_final_message
+/// the last message is left open: what the template writes after that message's text is cut off. `source`: the
+/// template's text. Throws Error.
+std::vector<TextSpan> render_chat(const JinjaTemplate& chat_template, std::string_view source,
+                                  JinjaTemplate::Variables variables, const JinjaTemplate::Options& options,
+                                  bool continue_final_message);
 
 class ChatTemplate {
  public:

@@ -22,7 +22,13 @@ JinjaTemplate& JinjaTemplate::operator=(JinjaTemplate&&) noexcept = default;
 
 std::vector<TextSpan> JinjaTemplate::render(const Json& context, const Options& options) const {
   if (!context.is_object()) throw Error("chat template: expected the context to be an object");
-  return jinja::Evaluator(*impl_->ast, options).render(context);
+  Variables variables;
+  for (const auto& [name, value] : context.items()) variables.push_back({name, &value});
+  return render(variables, options);
+}
+
+std::vector<TextSpan> JinjaTemplate::render(const Variables& variables, const Options& options) const {
+  return jinja::Evaluator(*impl_->ast, options).render(variables);
 }
 
 bool JinjaTemplate::mentions(std::string_view name) const {

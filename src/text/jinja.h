@@ -51,10 +51,18 @@ class JinjaTemplate {
                                               "developer", "function", "model",     "ipython"};
   };
 
-  /// Renders with `context` (an object). Throws Error: raise_exception's message as it is, or what went wrong.
-  /// Adjacent spans of equal trust are joined.
+  /// A variable, not copied: its value must live until render returns.
+  struct Variable {
+    std::string_view name;
+    const Json* value;
+  };
+  using Variables = std::vector<Variable>;  // a later one of the same name wins
+
+  /// Renders with `context` (an object), or with single variables. Throws Error: raise_exception's message as it is, or
+  /// what went wrong. Adjacent spans of equal trust are joined.
   std::vector<TextSpan> render(const Json& context, const Options& options) const;
   std::vector<TextSpan> render(const Json& context) const { return render(context, Options{}); }
+  std::vector<TextSpan> render(const Variables& variables, const Options& options) const;
 
   /// True if the template reads the given top-level variable, or the given message role appears as a literal in it (a
   /// hint only).

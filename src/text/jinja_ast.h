@@ -80,7 +80,7 @@ struct Expr {
   Expr* b = nullptr;         // right, value if true, index, slice start
   Expr* c = nullptr;         // value if false, slice stop
   Expr* d = nullptr;         // slice step
-  std::vector<Expr*> items;  // elements; keys and values in turn; operands of compare and concat
+  std::vector<Expr*> items;  // elements; keys and values in turn; operands of compare, concat and add
   std::vector<CompareOp> ops;
   Arguments args;
   const Builtin* builtin = nullptr;  // filter, test; null: unknown, raises when it is reached

@@ -90,20 +90,21 @@ Evaluator::~Evaluator() {
   budget.clear_mutables();
 }
 
-std::vector<TextSpan> Evaluator::render(const Json& context) {
+std::vector<TextSpan> Evaluator::render(const JinjaTemplate::Variables& context) {
   stack_top_ = static_cast<const char*>(__builtin_frame_address(0));
   try {
     Dict* variables = new_dict();
     context_ = Value::adopt(variables);
-    for (const auto& [key, value] : context.items()) {
+    for (const auto& [name, value] : context) {
       bool trusted = false;
-      for (const std::string& name : options_.trusted_variables) trusted |= name == key;
-      if (key == "messages" && value.is_array()) {
+      for (const std::string& own : options_.trusted_variables) trusted |= own == name;
+      const Value key = text(std::string(name), trusted);
+      if (name == "messages" && value->is_array()) {
         std::vector<Value> messages;
-        for (const Json& message : value) messages.push_back(from_message(message));
-        variables->set(text(key, trusted), list(std::move(messages)));
+        for (const Json& message : *value) messages.push_back(from_message(message));
+        variables->set(key, list(std::move(messages)));
       } else {
-        variables->set(text(key, trusted), from_json(value, trusted, 0));
+        variables->set(key, from_json(*value, trusted, 0));
       }
     }
     if (ast_.has_blocks) exports_ = Value::adopt(new_dict());

@@ -114,7 +114,7 @@ class Evaluator {
   Evaluator(const Evaluator&) = delete;
 
   /// Throws Error.
-  std::vector<TextSpan> render(const Json& context);
+  std::vector<TextSpan> render(const JinjaTemplate::Variables& context);
 
   // --- for builtins
   // ----------------------------------------------------------------------------------------------------

@@ -113,16 +113,13 @@ Value Evaluator::eval_concat(const Expr& e) {
 
 static bool is_plain_string(const Value& v) { return v.is_string() && !v.string().markup; }
 
-/// Chains of + over strings, the bulk of most templates, are joined in one go instead of pairwise.
+/// Strings are joined in one go instead of pairwise.
 Value Evaluator::eval_add(const Expr& e) {
-  std::vector<const Expr*> operands;
-  const Expr* first = &e;
-  for (; first->type == ExprType::add; first = first->a) operands.push_back(first->b);
-  Value left = eval(*first);
+  Value left = eval(*e.items[0]);
   TextBuilder joined(budget);
   bool joining = false;  // `joined` is the sum so far, else `left`
-  for (auto it = operands.rbegin(); it != operands.rend(); ++it) {
-    const Value right = eval(**it);
+  for (size_t i = 1; i < e.items.size(); ++i) {
+    const Value right = eval(*e.items[i]);
     if (is_plain_string(right) && (joining || is_plain_string(left))) {
       if (!joining) joined.append(left.string());
       joining = true;

@@ -466,11 +466,18 @@ class Parser {
     }
   }
 
+  /// A chain of + is one node with all its operands: most templates are made of them.
   Expr* sum() {
     Expr* left = concat();
     while (at(Tok::add) || at(Tok::sub)) {
-      const ExprType type = next().type == Tok::add ? ExprType::add : ExprType::sub;
-      left = binary(type, left, concat());
+      if (next().type == Tok::sub) {
+        left = binary(ExprType::sub, left, concat());
+        continue;
+      }
+      Expr* e = make(ExprType::add, left->line);
+      e->items = {left, concat()};
+      while (skip_if(Tok::add)) e->items.push_back(concat());
+      left = done(e);
     }
     return left;
   }

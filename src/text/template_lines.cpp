@@ -37,9 +37,10 @@ std::string render(Json request) {
     continue_final_message = it->get<bool>();
     context.erase(it);
   }
+  JinjaTemplate::Variables variables;
+  for (const auto& [name, value] : context.items()) variables.push_back({name, &value});
   std::string text;
-  for (const TextSpan& span :
-       render_chat(JinjaTemplate(source), source, std::move(context), options, continue_final_message))
+  for (const TextSpan& span : render_chat(JinjaTemplate(source), source, variables, options, continue_final_message))
     text += span.text;
   return text;
 }
