@@ -75,8 +75,11 @@ struct Int8Weights {
   static KERNEL_INLINE Bytes quad(const uint8_t* group, int j, int v) {
     return load_as<Bytes>(group + j * quad_bytes + v * lanes * 4);
   }
-  static KERNEL_INLINE void put(uint8_t* group, int row, int col, int q) {
-    group[col / 4 * quad_bytes + row * 4 + col % 4] = static_cast<uint8_t>(q + offset);
+  static KERNEL_INLINE void put(uint8_t* group, int row, const int8_t* columns) {
+    for (int j = 0; j < group_quads; ++j) {
+      const uint32_t quad = load_as<uint32_t>(columns + j * 4) ^ (offset != 0 ? 0x80808080u : 0u);  // + 128 in each byte
+      __builtin_memcpy(group + j * quad_bytes + row * 4, &quad, 4);
+    }
   }
   static KERNEL_INLINE int get(const uint8_t* group, int row, int col) {
     const uint8_t byte = group[col / 4 * quad_bytes + row * 4 + col % 4];
@@ -95,7 +98,7 @@ struct Int8Weights {
       total = dot_plain(total, w, a);
 #endif
     }
-    KERNEL_INLINE Ints get() const { return total; }
+    KERNEL_INLINE Ints get(int32_t) const { return total; }
   };
 };
 
@@ -107,9 +110,13 @@ struct Int4Weights {
     const Words both = load_as<Words>(group + j % 4 * quad_bytes + v * lanes * 4);
     return (Bytes)((j < 4 ? both : both >> 4) & 0x0f0f0f0fu);
   }
-  static KERNEL_INLINE void put(uint8_t* group, int row, int col, int q) {
-    uint8_t& byte = group[col / 4 % 4 * quad_bytes + row * 4 + col % 4];
-    byte = static_cast<uint8_t>(byte | (q + offset) << (col / 16 * 4));
+  static KERNEL_INLINE void put(uint8_t* group, int row, const int8_t* columns) {
+    for (int j = 0; j < group_quads / 2; ++j) {
+      const uint32_t low = (load_as<uint32_t>(columns + j * 4) & 0x0f0f0f0fu) ^ 0x08080808u;  // + 8 in each nibble
+      const uint32_t high = (load_as<uint32_t>(columns + 16 + j * 4) & 0x0f0f0f0fu) ^ 0x08080808u;
+      const uint32_t quads = low | high << 4;
+      __builtin_memcpy(group + j * quad_bytes + row * 4, &quads, 4);
+    }
   }
   static KERNEL_INLINE int get(const uint8_t* group, int row, int col) {
     return (group[col / 4 % 4 * quad_bytes + row * 4 + col % 4] >> (col / 16 * 4) & 15) - offset;
@@ -118,13 +125,9 @@ struct Int4Weights {
   struct Sum {
 #if defined(KERNEL_DOT_PAIRS)
     Shorts pairs;  // eight quads of at most 2 * 15 * 127 stay below 2^15
-    Ints total;
-    KERNEL_INLINE void start(int32_t act_sum) {
-      pairs = Shorts{};
-      total = Ints{} - offset * act_sum;
-    }
+    KERNEL_INLINE void start(int32_t) { pairs = Shorts{}; }
     KERNEL_INLINE void add(Bytes w, Bytes a) { pairs += mul_pairs(w, a); }
-    KERNEL_INLINE Ints get() const { return total + add_pairs(pairs); }
+    KERNEL_INLINE Ints get(int32_t act_sum) const { return add_pairs(pairs) - offset * act_sum; }
 #else
     Ints total;
     KERNEL_INLINE void start(int32_t act_sum) { total = Ints{} - offset * act_sum; }
@@ -135,7 +138,7 @@ struct Int4Weights {
       total = dot_plain(total, w, a);
 #endif
     }
-    KERNEL_INLINE Ints get() const { return total; }
+    KERNEL_INLINE Ints get(int32_t) const { return total; }
 #endif
   };
 };
@@ -171,13 +174,18 @@ KERNEL_INLINE void pack_block_as(int group, const int8_t* q, const uint16_t* sca
     for (int r = 0; r < pack_rows; ++r) to[g * pack_rows + r] = r < n_rows ? scales[r * n_groups + g] : 0;
   }
   uint8_t* data = block + scale_bytes(n_cols, group);
-  __builtin_memset(data, 0, static_cast<size_t>(n_act_groups(n_cols) * W::group_bytes));
-  const int64_t padded = n_act_groups(n_cols) * act_group;
-  for (int r = 0; r < pack_rows; ++r) {
-    for (int64_t c = 0; c < padded; ++c) {
-      const int value = r < n_rows && c < n_cols ? q[r * n_cols + c] : 0;
-      W::put(data + c / act_group * W::group_bytes, r, static_cast<int>(c % act_group), value);
+  for (int r = 0; r < n_rows; ++r) {
+    const int8_t* row = q + r * n_cols;
+    for (int64_t c = 0; c < n_cols; c += act_group) {
+      int8_t columns[act_group] = {};
+      __builtin_memcpy(columns, row + c, static_cast<size_t>(min(act_group, n_cols - c)));
+      W::put(data + c / act_group * W::group_bytes, r, columns);
     }
+  }
+  // Rows that are not there: the stored form of zero. Columns past the end are zeros through `columns`.
+  const int8_t zeros[act_group] = {};
+  for (int r = n_rows; r < pack_rows; ++r) {
+    for (int64_t g = 0; g < n_act_groups(n_cols); ++g) W::put(data + g * W::group_bytes, r, zeros);
   }
 }
 
@@ -188,10 +196,13 @@ KERNEL_ENTRY void pack_block(Format format, int group, const int8_t* q, const ui
   else pack_block_as<Int4Weights>(group, q, scales, n_rows, n_cols, to);
 }
 
+/// A finite float16 as float: the bits moved into place, the exponent rebased by a multiplication.
 KERNEL_INLINE float half_to_float(uint16_t h) {
-  float out[lanes];
-  store(out, load_first<F16>(&h, 1));
-  return out[0];
+  const uint32_t bits = static_cast<uint32_t>(h & 0x7fffu) << 13;
+  float magnitude;
+  __builtin_memcpy(&magnitude, &bits, 4);
+  magnitude *= 0x1p112f;
+  return (h & 0x8000u) != 0 ? -magnitude : magnitude;
 }
 
 template <class W>
@@ -210,12 +221,36 @@ KERNEL_INLINE void unpack_row(const Matrix& w, int64_t row, float* out) {
 
 // --- quantizing -----------------------------------------------------------------------------------------------------------------
 
-/// x to the nearest integer, halves to even, inside [low, high]; NaN becomes low.
-KERNEL_INLINE float round_clamped(float x, float low, float high) {
-  x = x > low ? x : low;
-  x = x < high ? x : high;
-  constexpr float magic = 12582912.0f;  // 1.5 * 2^23: the adder rounds
-  return (x + magic) - magic;
+// Quantizing works on vectors of a fixed 16 floats, whatever the lanes, without fused operations: the same bits on every level.
+
+constexpr int wide_parts = 16 / lanes;
+constexpr int max_group = 128;
+
+/// x to the nearest integer, halves to even, inside [low, high].
+KERNEL_INLINE F round_clamped(F x, F low, F high) {
+  const F magic(12582912.0f);  // 1.5 * 2^23: the adder rounds
+  return (xsimd::min(xsimd::max(x, low), high) + magic) - magic;
+}
+
+/// n (at most max_group) floats with zeros behind, up to a multiple of 16; returns that.
+KERNEL_INLINE int64_t padded_copy(const float* x, int64_t n, float* out) {
+  const int64_t padded = round_up(n, 16);
+  __builtin_memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+  for (int64_t i = n; i < padded; ++i) out[i] = 0;
+  return padded;
+}
+
+KERNEL_INLINE float largest_magnitude(const float* x, int64_t n) {
+  F largest(0.0f);
+  for (int64_t i = 0; i < n; i += lanes) largest = xsimd::max(largest, xsimd::abs(load(x + i)));
+  return max_lanes(largest);
+}
+
+/// q = x / scale rounded, into bytes.
+KERNEL_INLINE void round_to_bytes(const float* x, int64_t n, float inverse, float low, float high, int8_t* q) {
+  float rounded[max_group];
+  for (int64_t i = 0; i < n; i += lanes) store(rounded + i, round_clamped(load(x + i) * F(inverse), F(low), F(high)));
+  for (int64_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(static_cast<int32_t>(rounded[i]));
 }
 
 KERNEL_INLINE uint16_t float_to_half(float x) {
@@ -234,27 +269,30 @@ KERNEL_INLINE uint16_t float_to_half(float x) {
   return sign | static_cast<uint16_t>((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13);
 }
 
-/// Sum of squared errors of x against scale * q.
+/// Sum of squared errors of x (padded) against scale * q.
 KERNEL_INLINE float group_error(const float* x, int64_t n, float scale, float low, float high) {
-  const float inverse = scale != 0 ? 1 / scale : 0;
-  float partial[16] = {};
-  for (int64_t i = 0; i < n; ++i) {
-    const float d = x[i] - scale * round_clamped(x[i] * inverse, low, high);
-    partial[i % 16] += d * d;
+  const F factor(scale), inverse(scale != 0 ? 1 / scale : 0.0f);
+  F partial[wide_parts];
+  for (F& p : partial) p = F(0.0f);
+  for (int64_t i = 0; i < n; i += 16) {
+    for (int v = 0; v < wide_parts; ++v) {
+      const F value = load(x + i + v * lanes);
+      const F d = value - factor * round_clamped(value * inverse, F(low), F(high));
+      partial[v] = partial[v] + d * d;
+    }
   }
-  float sum = 0;
-  for (float p : partial) sum += p;
-  return sum;
+  float parts[16];
+  for (int v = 0; v < wide_parts; ++v) store(parts + v * lanes, partial[v]);
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+  }
+  return parts[0];
 }
 
 /// The scale of a group, already rounded to float16: for int8 the largest magnitude over 127; for int4 the best of a few shares of the
 /// largest magnitude by squared error, since clipping the largest value a little often serves the others more.
 KERNEL_INLINE uint16_t choose_scale(Format format, const float* x, int64_t n) {
-  float largest = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const float magnitude = __builtin_fabsf(x[i]);
-    largest = magnitude > largest ? magnitude : largest;
-  }
+  const float largest = largest_magnitude(x, n);
   if (format == Format::i8) return float_to_half(largest / 127);
   uint16_t best = float_to_half(largest / 7);
   float best_error = group_error(x, n, half_to_float(best), -8, 7);
@@ -273,10 +311,14 @@ KERNEL_ENTRY void quantize_row(Format format, int group, const float* x, int64_t
   const float low = format == Format::i8 ? -127 : -8, high = format == Format::i8 ? 127 : 7;
   for (int64_t begin = 0; begin < n_cols; begin += group) {
     const int64_t n = min(group, n_cols - begin);
-    const uint16_t half = choose_scale(format, x + begin, n);
-    const float scale = half_to_float(half), inverse = scale != 0 ? 1 / scale : 0;
+    float values[max_group];
+    int8_t rounded[max_group];
+    const int64_t padded = padded_copy(x + begin, n, values);
+    const uint16_t half = choose_scale(format, values, padded);
+    const float scale = half_to_float(half);
     scales[begin / group] = half;
-    for (int64_t i = 0; i < n; ++i) q[begin + i] = static_cast<int8_t>(round_clamped(x[begin + i] * inverse, low, high));
+    round_to_bytes(values, padded, scale != 0 ? 1 / scale : 0.0f, low, high, rounded);
+    __builtin_memcpy(q + begin, rounded, static_cast<size_t>(n));
   }
 }
 
@@ -300,22 +342,14 @@ struct Activations {
 KERNEL_ENTRY void quantize_act(const float* x, int64_t begin, int64_t end, int64_t n_cols, void* row) {
   const Activations to(row, n_act_groups(n_cols));
   for (int64_t c = begin; c < end; c += act_group) {
-    const int64_t n = min(act_group, end - c);
     float values[act_group] = {};
-    for (int64_t i = 0; i < n; ++i) values[i] = x[c + i];
-    float largest = 0;
-    for (float v : values) {
-      const float magnitude = __builtin_fabsf(v);
-      largest = magnitude > largest ? magnitude : largest;
-    }
-    const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+    padded_copy(x + c, min(act_group, end - c), values);
+    const float largest = largest_magnitude(values, act_group);
+    const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0.0f;
     auto* q = const_cast<int8_t*>(to.q) + c;
+    round_to_bytes(values, act_group, inverse, -127, 127, q);
     int32_t sum = 0;
-    for (int i = 0; i < act_group; ++i) {
-      const auto v = static_cast<int32_t>(round_clamped(values[i] * inverse, -127, 127));
-      q[i] = static_cast<int8_t>(v);
-      sum += v;
-    }
+    for (int i = 0; i < act_group; ++i) sum += q[i];
     const_cast<float*>(to.scale)[c / act_group] = scale;
     const_cast<int32_t*>(to.sum)[c / act_group] = sum;
   }
@@ -348,8 +382,39 @@ KERNEL_INLINE void quantized_tile(const uint8_t* data, const typename Scale::Ele
     for (int v = 0; v < row_vectors; ++v) {
       const F ws = Scale::load(group_scales + v * lanes);
       for (int t = 0; t < T; ++t) {
-        const F products = from_raw(__builtin_convertvector(sums[t][v].get(), Floats));
+        const F products = from_raw(__builtin_convertvector(sums[t][v].get(acts[t].sum[g]), Floats));
         acc[t][v] = fma(products, ws * F(acts[t].scale[g]), acc[t][v]);
+      }
+    }
+  }
+}
+
+/// One token against 16 rows of each of `streams` blocks, block_stride bytes apart, read side by side: hardware prefetchers follow
+/// several streams much faster than one. The sums are those of quantized_tile.
+constexpr int block_streams = 4;
+
+template <class W>
+KERNEL_INLINE void quantized_streams(const uint8_t* block, int64_t block_stride, int64_t data_offset, int64_t n_groups,
+                                     int64_t acts_per_scale, const Activations& act, F (&acc)[block_streams][row_vectors]) {
+  for (auto& stream : acc) {
+    for (F& sum : stream) sum = F(0.0f);
+  }
+  for (int64_t g = 0; g < n_groups; ++g) {
+    const F act_scale(act.scale[g]);
+    Bytes a[group_quads];
+    for (int j = 0; j < group_quads; ++j) a[j] = broadcast_quad(act.q + g * act_group + j * 4);
+    const int64_t scale_at = g / acts_per_scale * pack_rows;
+#pragma GCC unroll 4
+    for (int i = 0; i < block_streams; ++i) {
+      const uint8_t* data = block + i * block_stride + data_offset + g * W::group_bytes;
+      const auto* scales = reinterpret_cast<const uint16_t*>(block + i * block_stride) + scale_at;
+      for (int v = 0; v < row_vectors; ++v) {
+        typename W::Sum sum;
+        sum.start(act.sum[g]);
+#pragma GCC unroll 8
+        for (int j = 0; j < group_quads; ++j) sum.add(W::quad(data, j, v), a[j]);
+        const F products = from_raw(__builtin_convertvector(sum.get(act.sum[g]), Floats));
+        acc[i][v] = fma(products, F16::load(scales + v * lanes) * act_scale, acc[i][v]);
       }
     }
   }
@@ -374,7 +439,7 @@ KERNEL_INLINE void quantized_tile_to(const uint8_t* data, const typename Scale::
 #if defined(__AVX512F__)
 constexpr int quantized_tokens = 8;
 #else
-constexpr int quantized_tokens = 4;
+constexpr int quantized_tokens = 3;  // more, and the sums of 16 rows no longer fit 16 registers
 #endif
 
 template <class W, class Scale>
@@ -406,6 +471,19 @@ KERNEL_ENTRY void matmul_quantized(const Matrix& w, int64_t row_begin, int64_t r
                                    int64_t n_tokens, float* y, int64_t y_stride, void* scratch) {
   const int64_t n_groups = n_act_groups(w.n_cols), bytes = block_bytes<W>(w.n_cols, w.group), acts_per_scale = w.group / act_group;
   const auto* x = static_cast<const uint8_t*>(x_rows);
+  if (n_tokens == 1) {
+    const Activations act(x, n_groups);
+    const int64_t run = (row_end - row_begin) / (pack_rows * block_streams);  // blocks of a stream; what is over follows below
+    const auto* first = static_cast<const uint8_t*>(w.data) + row_begin / pack_rows * bytes;
+    for (int64_t b = 0; b < run; ++b) {
+      F acc[block_streams][row_vectors];
+      quantized_streams<W>(first + b * bytes, run * bytes, scale_bytes(w.n_cols, w.group), n_groups, acts_per_scale, act, acc);
+      for (int i = 0; i < block_streams; ++i) {
+        for (int v = 0; v < row_vectors; ++v) store(y + row_begin + (i * run + b) * pack_rows + v * lanes, acc[i][v]);
+      }
+    }
+    row_begin += run * block_streams * pack_rows;
+  }
   for (int64_t row = row_begin; row < row_end; row += pack_rows) {
     const auto* block = static_cast<const uint8_t*>(w.data) + row / pack_rows * bytes;
     const auto* scales = reinterpret_cast<const uint16_t*>(block);

@@ -144,8 +144,9 @@ void Decoder::Impl::plan(std::span<const BatchItem> batch) {
 int64_t Decoder::Impl::row_grain(int64_t n_rows) const {
   // Several chunks for each thread, so that a busy core costs a chunk and not half the time; multiples of every format's own grain
   // and of an activation group, so that a chunk of outputs can be quantized where it is made.
-  constexpr int64_t unit = kernels::act_group_cols;
-  const int64_t aim = n_rows / (8 * team.size());
+  // A kernel reads a call's rows as several streams and packs its activations once a call: both want calls that are not too short.
+  constexpr int64_t unit = 2 * kernels::act_group_cols;
+  const int64_t aim = n_rows / (4 * team.size());
   return std::clamp<int64_t>((aim + unit - 1) / unit * unit, unit, 4 * unit);
 }
 
