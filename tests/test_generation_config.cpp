@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <random>
+
 #include "base/error.h"
 #include "runtime/generation_config.h"
 
@@ -188,6 +190,26 @@ TEST_CASE("how many new tokens: max_new_tokens, else max_length, else 20; never 
   config.max_new_tokens = 7;
   CHECK(config.new_token_limit(10, 512) == 7);
   CHECK(config.new_token_limit(510, 512) == 2);
+}
+
+TEST_CASE("whatever stands after the equals sign, it is a setting or an error") {
+  std::mt19937 random(1);
+  const std::string_view alphabet = "[](),\"'\\ 0123456789.-+eEnaTFulsrNtoi";
+  int n_accepted = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::string value(random() % 12, ' ');
+    for (char& c : value) c = alphabet[random() % alphabet.size()];
+    const std::vector<std::string> keys = GenerationConfig::keys();
+    GenerationConfig config;
+    try {
+      config.set(keys[random() % keys.size()], value);
+      ++n_accepted;
+      GenerationConfig().apply(config.to_json(), "test", false);  // and what was accepted is in range
+    } catch (const Error& error) {
+      REQUIRE(error.message.find('\n') == std::string::npos);
+    }
+  }
+  CHECK(n_accepted > 100);
 }
 
 TEST_CASE("the nearest word") {

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <future>
 
 #include "base/error.h"
 
@@ -72,8 +73,13 @@ Engine::Engine(const std::string& directory, const EngineOptions& options) {
   team_ = std::make_unique<Team>(options.n_threads > 0 ? options.n_threads : default_thread_count());
   LoadOptions load = options.load;
   load.team = team_.get();
+  // A large vocabulary takes as long to read as the weights take to map: both at once.
+  std::future<Tokenizer> tokenizer;
+  if (file_exists(directory + "/tokenizer.json")) {
+    tokenizer = std::async(std::launch::async, [&] { return Tokenizer::from_directory(directory); });
+  }
   model_ = Model::load(directory, load);
-  if (file_exists(directory + "/tokenizer.json")) tokenizer_.emplace(Tokenizer::from_directory(directory));
+  if (tokenizer.valid()) tokenizer_.emplace(tokenizer.get());
   if (!options.chat_template.empty()) {
     template_.emplace(ChatTemplate::from_option(options.chat_template, directory));
   } else {
