@@ -53,7 +53,7 @@ void check_decoder(const std::string& directory) {
   const Reference reference(directory);
   const auto model = Model::load(directory);
   on_every_level([&] {
-    Rig rig(model, 2);
+    Rig rig(model, 1);
     for (size_t i = 0; i < reference.n_prompts; ++i) {
       CAPTURE(i);
       CHECK(relative_difference(rig.logits(reference.prompts[i]), reference.of_prompt(i)) < tolerance);
@@ -149,6 +149,20 @@ TEST_CASE("shared goldens: the oracle agrees with them") {
   for (const std::string& directory : golden_directories(root)) check_oracle(directory, 2e-6);
 }
 
+TEST_CASE("the chat model's greedy answers") {
+  const std::string directory = data_file("models/tiny-chat");
+  const Json cases = read_json_file(directory + "/chat_cases.json")["cases"];
+  const auto model = Model::load(directory);
+  REQUIRE(cases.size() >= 4);
+  on_every_level([&] {
+    Rig rig(model, 1);
+    for (const Json& c : cases) {
+      const Ids expected = c["token_ids"].get<Ids>();
+      CHECK(rig.greedy(c["prompt_ids"].get<Ids>(), static_cast<int>(expected.size())) == expected);
+    }
+  });
+}
+
 TEST_CASE("drawn shapes with prompts of 200 tokens: the decoder agrees with the oracle on every level") {
   uint64_t seed = 1;
   for (const Shape4& shape : shapes) {
@@ -184,10 +198,11 @@ TEST_CASE("equal bits whatever the threads and the chunks of the prompt") {
     const Ids ids = random_ids(n_tokens, model->spec().vocab_size, 3);
     on_every_level([&] {
       const std::vector<float> expected = Rig(model, 1).logits(ids);
-      for (int n_threads : {1, 2, 3}) {
+      const std::vector<size_t> chunks[] = {{1, 7, 64}, {7, 64, ids.size()}, {64, ids.size()}};
+      for (int n_threads = 1; n_threads <= 3; ++n_threads) {
         CAPTURE(n_threads);
         Rig rig(model, n_threads);
-        for (size_t chunk : {size_t{1}, size_t{7}, size_t{64}, ids.size()}) {
+        for (size_t chunk : chunks[n_threads - 1]) {
           CAPTURE(chunk);
           CHECK(rig.logits(ids, chunk) == expected);
         }

@@ -3,7 +3,7 @@
 
 Author-time only; neither build nor tests need it. Wants Transformers >= 5.12, PyTorch and tokenizers:
 
-    make_tiny_models.py OUT [NAME...]      all models, or only those named
+    make_tiny_models.py OUT [NAME...]      all models, or only those named ("tiny-chat": the one with tokenizer and template)
 
 Each OUT/NAME holds config.json, generation_config.json, model.safetensors (or shards with an index) and reference.safetensors:
     input_ids  I64 [2, T]      two prompts
@@ -257,9 +257,7 @@ def save(model, config, directory, how):
         saved = json.load(f)
     if how.get("legacy"):
         saved = legacy_config(saved)
-    with open(path, "w") as f:
-        json.dump(saved, f, indent=1, sort_keys=True)
-        f.write("\n")
+    write_json(path, saved)
 
 
 def build(name, out):
@@ -300,14 +298,134 @@ def build(name, out):
           f"distinct {len(set(ids.flatten().tolist()))}")
 
 
+# --- a complete model directory that can chat ---------------------------------------------------------------------------
+
+CHAT_TEXT = """The engine reads a model and answers. You ask, it tells you what it knows; then you ask again.
+A short word is a token, and a long word is a few of them. There is no need to hurry: the answer will come when it is ready.
+Hello! How are you today? I am fine, thank you. What is the weather like where you are? It is warm and the sun is out.
+Tell me a story about the sea. The ship left the harbour in the morning, and the wind was with it all the way to the island.
+Numbers are words too: 1, 2, 3, 10, 100 and 2024. Do not forget the comma, the colon: and the question mark?
+"""
+
+CHAT_TEMPLATE = (
+    "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}{%- endif %}"
+    "{%- for message in messages %}"
+    "{%- if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}{{- raise_exception('unknown role ' + message['role']) }}{%- endif %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}")
+
+CHAT_CONVERSATIONS = [
+    [{"role": "user", "content": "Hello!"}],
+    [{"role": "user", "content": "What is the weather like?"}],
+    [{"role": "system", "content": "Tell stories."}, {"role": "user", "content": "About the sea."}],
+    [{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "Fine."}, {"role": "user", "content": "2024?"}],
+]
+
+
+def chat_tokenizer(directory):
+    """A byte-level BPE of 300 entries; the three special ones come last."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(vocab_size=297, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(CHAT_TEXT.splitlines(), trainer)
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    os.makedirs(directory, exist_ok=True)
+    tokenizer.save(os.path.join(directory, "tokenizer.json"))
+    added = {str(tokenizer.token_to_id(t)): {"content": t, "lstrip": False, "normalized": False, "rstrip": False,
+                                             "single_word": False, "special": True}
+             for t in ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]}
+    write_json(os.path.join(directory, "tokenizer_config.json"), {
+        "added_tokens_decoder": added, "bos_token": None, "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False, "eos_token": "<|im_end|>", "model_max_length": 512,
+        "pad_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": None})
+    write_json(os.path.join(directory, "generation_config.json"), {
+        "do_sample": True, "eos_token_id": [299, 297], "pad_token_id": 297, "temperature": 0.7, "top_k": 20, "top_p": 0.8,
+        "transformers_version": transformers.__version__})
+    return transformers.AutoTokenizer.from_pretrained(directory)
+
+
+def write_json(path, value):
+    with open(path, "w") as f:
+        json.dump(value, f, indent=1, sort_keys=True)
+        f.write("\n")
+
+
+def chat_answer(model, prompt, n, eos):
+    """Greedy ids up to and with eos; None as soon as a step is too close or the text goes round in circles."""
+    ids, cache, out = prompt, transformers.DynamicCache(config=model.config), []
+    while len(out) < n and eos not in out:
+        top = torch.topk(model(ids, past_key_values=cache, use_cache=True).logits[0, -1], 2)
+        out.append(top.indices[0].item())
+        if top.values[0] - top.values[1] < MIN_MARGIN or len(set(out)) < len(out) // 4:
+            return None
+        ids = top.indices[None, :1]
+    return out
+
+
+def build_chat(out, new_tokens=40):
+    directory = os.path.join(out, "tiny-chat")
+    shutil.rmtree(directory, ignore_errors=True)
+    tokenizer = chat_tokenizer(directory)
+    printable = [i for i in range(297) if tokenizer.decode([i]).isascii() and tokenizer.decode([i]).isprintable()]
+    prompts = [torch.tensor(tokenizer.apply_chat_template(c, add_generation_prompt=True)["input_ids"])[None]
+               for c in CHAT_CONVERSATIONS]
+    arguments = dict(vocab_size=300, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+                     num_key_value_heads=2, max_position_embeddings=512, rope_parameters=default_rope(), bos_token_id=None,
+                     eos_token_id=299, pad_token_id=297, tie_word_embeddings=False)
+    for seed in range(20000):
+        generator = torch.Generator().manual_seed(seed)
+        config = transformers.LlamaConfig(**arguments)
+        config._attn_implementation = "eager"
+        model = transformers.LlamaForCausalLM(config).eval()
+        init_weights(model, config, generator)
+        with torch.no_grad():
+            keep = torch.zeros(300)  # only printable text and <|im_end|> are ever likely
+            keep[printable + [299]] = 1
+            model.lm_head.weight.mul_(keep[:, None])
+            for p in model.parameters():
+                p.copy_(p.to(torch.bfloat16))
+            model.to(torch.float64)
+            answers = []
+            while len(answers) < len(prompts) and None not in answers:
+                answers.append(chat_answer(model, prompts[len(answers)], new_tokens, 299))
+        if None in answers:
+            continue
+        stopped = [299 in a for a in answers]  # both endings are wanted
+        if any(stopped) and not all(stopped) and min(len(a) for a in answers) >= 5:
+            break
+    else:
+        raise SystemExit("tiny-chat: no seed gives what is wanted")
+    cases = []
+    for conversation, prompt, ids in zip(CHAT_CONVERSATIONS, prompts, answers):
+        cases.append({"messages": conversation, "prompt": tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True),
+                      "prompt_ids": prompt[0].tolist(), "token_ids": ids, "text": tokenizer.decode(ids, skip_special_tokens=True),
+                      "finish_reason": "stop" if 299 in ids else "length"})
+    kept = {f: open(os.path.join(directory, f)).read() for f in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]}
+    save(model, config, directory, dict(dtype="bfloat16"))
+    for file, text in kept.items():
+        with open(os.path.join(directory, file), "w") as f:
+            f.write(text)
+    write_json(os.path.join(directory, "chat_cases.json"), {"max_new_tokens": new_tokens, "cases": cases})
+    for file in os.listdir(directory):
+        os.chmod(os.path.join(directory, file), 0o644)
+    print(f"tiny-chat: seed {seed}")
+    for case in cases:
+        print(repr(case["text"]))
+
+
 def main():
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     out = sys.argv[1]
-    for name in sys.argv[2:] or MODELS:
-        build(name, out)
+    for name in sys.argv[2:] or [*MODELS, "tiny-chat"]:
+        build_chat(out) if name == "tiny-chat" else build(name, out)
 
 
 if __name__ == "__main__":
