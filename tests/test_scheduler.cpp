@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <bit>
 #include <numeric>
 #include <random>
 
@@ -56,6 +57,18 @@ std::string message_of(auto&& action) {
   return "";
 }
 
+/// What a request gave: its tokens, and a hash of the bits of all logits on the way.
+struct Trace {
+  std::vector<int32_t> tokens;
+  std::shared_ptr<uint64_t> logits = std::make_shared<uint64_t>(0);
+};
+
+void watch(GenerationRequest& r, Trace& trace) {
+  r.on_logits = [hash = trace.logits](std::span<float> logits, std::span<const int32_t>) {
+    for (const float x : logits) *hash = (*hash ^ std::bit_cast<uint32_t>(x)) * 0x100000001b3u;
+  };
+}
+
 /// A mixed load: greedy and sampled, short and long, some with a common beginning.
 std::vector<GenerationRequest> mixed_load() {
   std::vector<GenerationRequest> load;
@@ -72,17 +85,20 @@ std::vector<GenerationRequest> mixed_load() {
 
 }  // namespace
 
-TEST_CASE("the same tokens alone, beside others, in any chunks, from the cache, under a tight budget, on 1, 2 or 3 threads") {
+TEST_CASE("the same bits alone, beside others, in any chunks, from the cache, under a tight budget, on 1, 2 or 3 threads") {
   for (const char* name : {"llama-untied", "mistral-window", "qwen3"}) {
     CAPTURE(name);
     const auto model = tiny_model(name);
-    std::vector<std::vector<int32_t>> expected;
+    std::vector<Trace> expected;
     Team one(1);
     for (GenerationRequest& r : mixed_load()) {
       Scheduler alone(model, nullptr, one, options(1, 256, false));
+      Trace trace;
+      watch(r, trace);
       const GenerationResult result = alone.run(std::move(r));
       REQUIRE(result.error == "");
-      expected.push_back(result.tokens);
+      trace.tokens = result.tokens;
+      expected.push_back(trace);
     }
     struct Setting {
       int n_threads, max_sequences, max_batch_tokens;
@@ -99,7 +115,10 @@ TEST_CASE("the same tokens alone, beside others, in any chunks, from the cache, 
       for (int round = 0; round < 2; ++round) {  // the second time much is in the cache
         std::vector<GenerationRequest> load = mixed_load();
         std::vector<Scheduler::Id> ids;
-        for (GenerationRequest& r : load) {
+        std::vector<Trace> traces(load.size());
+        for (size_t i = 0; i < load.size(); ++i) {
+          GenerationRequest& r = load[i];
+          watch(r, traces[i]);
           ids.push_back(scheduler.submit(std::move(r)));
           scheduler.step();
         }
@@ -108,7 +127,8 @@ TEST_CASE("the same tokens alone, beside others, in any chunks, from the cache, 
         for (size_t i = 0; i < ids.size(); ++i) {
           CAPTURE(i);
           REQUIRE(scheduler.finished(ids[i]));
-          CHECK(scheduler.take(ids[i]).tokens == expected[i]);
+          CHECK(scheduler.take(ids[i]).tokens == expected[i].tokens);
+          CHECK(*traces[i].logits == *expected[i].logits);
         }
       }
       scheduler.clear_cache();
