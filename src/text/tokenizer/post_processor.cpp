@@ -1,7 +1,5 @@
 #include "text/tokenizer/post_processor.h"
 
-#include <algorithm>
-
 #include "base/error.h"
 #include "text/tokenizer/normalizer.h"
 #include "text/tokenizer/vocab.h"
@@ -37,27 +35,32 @@ void PostProcessor::add_template(const Json& json) {
   if (!single.is_array() || single.size() > kMaxItems)
     throw Error(std::string(kTemplate) + ": single: expected a list");
   if (!table.is_object()) throw Error(std::string(kTemplate) + ": special_tokens: expected an object");
-  Template out;
+  set_once();
+  int sequences = 0;
   for (const Json& item : single) {
-    if (!item.is_object() || item.size() != 1)
+    if (!item.is_object() || item.size() != 1 || !item.begin().value().is_object())
       throw Error(std::string(kTemplate) + ": single: expected Sequence or SpecialToken");
-    const Json& body = item.begin().value();
-    if (!body.is_object()) throw Error(std::string(kTemplate) + ": single: expected Sequence or SpecialToken");
-    const std::string id = string_member(body, kTemplate, "id");
+    const std::string id = string_member(item.begin().value(), kTemplate, "id");
     if (item.begin().key() == "Sequence") {
       if (id != "A") throw Error(std::string(kTemplate) + ": single: expected sequence A, got '" + id + "'");
-      out.push_back({true, {}});
+      ++sequences;
     } else if (item.begin().key() == "SpecialToken") {
-      out.push_back({false, ids_of(table, id)});
+      const std::vector<int32_t> ids = ids_of(table, id);
+      std::vector<int32_t>& side = sequences == 0 ? before_ : after_;
+      side.insert(side.end(), ids.begin(), ids.end());
     } else {
       throw Error(std::string(kTemplate) + ": single: expected Sequence or SpecialToken, got '" + item.begin().key() +
                   "'");
     }
   }
-  // More than one would let a chain of templates multiply the text.
-  if (std::count_if(out.begin(), out.end(), [](const Item& i) { return i.is_sequence; }) != 1)
-    throw Error(std::string(kTemplate) + ": single: expected sequence A once");
-  templates_.push_back(std::move(out));
+  if (sequences != 1) throw Error(std::string(kTemplate) + ": single: expected sequence A once");
+}
+
+// In the library a second one sees what the first made as several sequences, and treats them as a pair. No model wants
+// that.
+void PostProcessor::set_once() {
+  if (set_) throw Error("post_processor: expected at most one that adds tokens");
+  set_ = true;
 }
 
 // BERT's and RoBERTa's: ["[SEP]", 102], ["[CLS]", 101].
@@ -69,11 +72,13 @@ void PostProcessor::add_pair(const Json& json, const char* component) {
       throw Error(std::string(component) + ": " + name + ": expected [token, id]");
     return pair[1].get<int32_t>();
   };
-  templates_.push_back({{false, {id_of("cls")}}, {true, {}}, {false, {id_of("sep")}}});
+  set_once();
+  before_ = {id_of("cls")};
+  after_ = {id_of("sep")};
 }
 
 void PostProcessor::add(const Json& json, int depth) {
-  if (depth > 16 || templates_.size() > 16) throw Error("post_processor: expected at most 16 processors");
+  if (depth > 16) throw Error("post_processor: expected at most 16 nested sequences");
   const std::string type = component_type(json, "post_processor");
   if (type == "Sequence") {
     const Json& items = member(json, "post_processor Sequence", "processors");
@@ -98,28 +103,9 @@ PostProcessor PostProcessor::from_json(const Json& json) {
 
 std::vector<int32_t> PostProcessor::apply(std::vector<int32_t> ids, bool add_special_tokens) const {
   if (!add_special_tokens) return ids;
-  for (const Template& items : templates_) {
-    bool before = true;
-    std::vector<int32_t> prefix;
-    for (const Item& item : items) {
-      if (item.is_sequence)
-        before = false;
-      else if (before)
-        prefix.insert(prefix.end(), item.ids.begin(), item.ids.end());
-      else
-        ids.insert(ids.end(), item.ids.begin(), item.ids.end());
-    }
-    ids.insert(ids.begin(), prefix.begin(), prefix.end());
-  }
+  ids.insert(ids.begin(), before_.begin(), before_.end());
+  ids.insert(ids.end(), after_.begin(), after_.end());
   return ids;
-}
-
-int32_t PostProcessor::highest_id() const {
-  int32_t highest = -1;
-  for (const Template& items : templates_)
-    for (const Item& item : items)
-      for (const int32_t id : item.ids) highest = std::max(highest, id);
-  return highest;
 }
 
 }  // namespace engine::tok

@@ -304,7 +304,7 @@ void PreTokenizerChain::add(const Json& json, int depth) {
         json.contains("behavior") ? behavior_from(string_member(json, name, "behavior"), name) : Behavior::isolated;
     steps_.push_back(std::make_unique<CharSplit>(is_punctuation, behavior));
   } else if (type == "Whitespace") {
-    steps_.push_back(make_regex_split(R"(\w+|[^\w\s]+)", Behavior::removed, true));
+    steps_.push_back(std::make_unique<KnownSplit>(find_word_or_signs, Behavior::removed, true));
   } else if (type == "WhitespaceSplit") {
     steps_.push_back(std::make_unique<CharSplit>(is_white_space, Behavior::removed));
   } else if (type == "BertPreTokenizer") {

@@ -115,6 +115,20 @@ class Translator {
 
   void escape() {
     RangeSet set;
+    const bool word = p_ + 1 < end_ && (p_[1] == 'w' || p_[1] == 'W');
+    if (p_ + 1 < end_ && (p_[1] == 'b' || p_[1] == 'B')) {
+      // PCRE2's own word characters are others.
+      const std::string w = class_of(word_set(false));
+      out_ += p_[1] == 'b' ? "(?:(?<=" + w + ")(?!" + w + ")|(?<!" + w + ")(?=" + w + "))"
+                           : "(?:(?<=" + w + ")(?=" + w + ")|(?<!" + w + ")(?!" + w + "))";
+      p_ += 2;
+      return;
+    }
+    if (word) {
+      out_ += class_of(p_[1] == 'w' ? word_set(false) : range_complement(word_set(false)));
+      p_ += 2;
+      return;
+    }
     if (class_escape(&set)) {
       out_ += class_of(set);
       return;
@@ -125,8 +139,7 @@ class Translator {
       return;
     }
     const char c = p_ + 1 < end_ ? p_[1] : '\0';
-    if (std::string_view("bBAzZGKRXk123456789").find(c) == std::string_view::npos)
-      fail(std::string("no escape \\") + c);
+    if (std::string_view("AzZGKRXk123456789").find(c) == std::string_view::npos) fail(std::string("no escape \\") + c);
     out_.append(p_, 2);
     p_ += 2;
     if (c == 'k')
@@ -148,7 +161,7 @@ class Translator {
         break;
       case 'w':
       case 'W':
-        *set = ranges_of_flag(char_flags::word);
+        *set = word_set(true);
         break;
       case 'h':
       case 'H':
@@ -163,6 +176,13 @@ class Translator {
     p_ += 2;
     if (c >= 'A' && c <= 'Z') *set = range_complement(*set);
     return true;
+  }
+
+  // Oniguruma holds the numbers of Latin-1 that are not digits for word characters, but not within brackets.
+  static RangeSet word_set(bool in_brackets) {
+    const RangeSet all = ranges_of_flag(char_flags::word);
+    if (!in_brackets) return all;
+    return range_intersection(all, range_complement({{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}}));
   }
 
   bool property(bool negated, RangeSet* set) {
@@ -235,7 +255,7 @@ class Translator {
       return true;
     }
     if (name == "space" || name == "whitespace") return *set = ranges_of_flag(char_flags::white_space), true;
-    if (name == "word") return *set = ranges_of_flag(char_flags::word), true;
+    if (name == "word") return *set = word_set(true), true;
     if (name == "any") return *set = {{0, kCodePoints - 1}}, true;
     if (name == "ascii") return *set = {{0, 0x7F}}, true;
     return ranges_of_script(name, set);
@@ -377,12 +397,13 @@ class Translator {
     const bool negated = name.starts_with('^');
     if (negated) name.remove_prefix(1);
     RangeSet set;
-    const bool known = name == "upper"   ? named_set("lu", &set)
-                       : name == "lower" ? named_set("ll", &set)
-                       : name == "punct" ? named_set("p", &set)
-                       : name == "digit" || name == "space" || name == "word" || name == "ascii" || name == "cntrl"
-                           ? named_set(name, &set)
-                           : false;
+    bool known = true;
+    if (name == "punct")
+      set = ranges_of_categories(kPunctuation | kSymbols);
+    else if (name == "digit" || name == "space" || name == "word" || name == "ascii" || name == "cntrl")
+      named_set(name, &set);
+    else
+      known = false;
     if (!known) fail("a known class, got [:" + std::string(name) + ":]");
     return negated ? range_complement(set) : set;
   }

@@ -318,6 +318,24 @@ constexpr Row rows[] = {
 
 }  // namespace
 
+bool find_word_or_signs(std::string_view text, size_t from, size_t* begin, size_t* end) {
+  const char* text_end = text.data() + text.size();
+  const char* p = text.data() + from;
+  const auto kind = [&](const char* at, const char** next) {  // 0: blank, 1: word, 2: anything else
+    *next = at;
+    const uint32_t cp = next_code_point(*next);
+    return is_white_space(cp) ? 0 : is_added_token_word(cp) ? 1 : 2;
+  };
+  const char* next;
+  while (p < text_end && kind(p, &next) == 0) p = next;
+  if (p == text_end) return false;
+  *begin = static_cast<size_t>(p - text.data());
+  const int first = kind(p, &next);
+  while (p < text_end && kind(p, &next) == first) p = next;
+  *end = static_cast<size_t>(p - text.data());
+  return true;
+}
+
 const std::string_view kGpt2Pattern = rows[0].pattern;
 
 FindMatch known_splitter(std::string_view pattern) {

@@ -17,4 +17,7 @@ using FindMatch = bool (*)(std::string_view text, size_t from, size_t* begin, si
 /// character.
 FindMatch known_splitter(std::string_view pattern);
 
+/// \w+|[^\w\s]+ with the word characters of Rust's regex crate: what the Whitespace pre-tokenizer keeps.
+bool find_word_or_signs(std::string_view text, size_t from, size_t* begin, size_t* end);
+
 }  // namespace engine::tok
