@@ -56,7 +56,7 @@ void Chat::welcome() {
   if (options_.quiet) return;
   const ModelSpec& spec = session_.engine().model().spec();
   notice(session_.model_name() + ": " + spec.architecture + ", context " + std::to_string(session_.context()) +
-         ". !help lists the commands, Ctrl-D leaves.\n");
+         "\n!help lists the commands, Ctrl-D leaves.\n");
   if (!history_.problem().empty()) remark("history is not kept: " + history_.problem(), style::yellow);
 }
 

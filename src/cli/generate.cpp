@@ -99,6 +99,7 @@ int run_generate(const Options& options) {
   check_combination(options);
   const Prompt prompt = read_prompt(options);
   const std::unique_ptr<Engine> engine = load_engine(options);
+  engine->tokenizer();  // says so if there is none
   const GenerationConfig config = make_config(*engine, options);
   std::vector<int32_t> ids = encode_prompt(*engine, prompt, options);
 
