@@ -36,6 +36,7 @@ const Table ENGINE_KERNEL_TABLE = {
     .pack_block = pack_block,
     .act_bytes = act_bytes,
     .quantize_act = quantize_act,
+    .int8_peak = int8_peak,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .rope = rope,

@@ -105,6 +105,9 @@ struct Table {
   /// too or n_cols. Each group of columns gets a float32 scale of its own.
   void (*quantize_act)(const float* x, int64_t begin, int64_t end, int64_t n_cols, void* row);
 
+  /// For measuring: `rounds` times the int4 products' innermost work on data in registers, of which this returns the multiply-adds done.
+  int64_t (*int8_peak)(int64_t rounds);
+
   /// y = x / sqrt(mean(x^2) + eps) * weight; weight null: 1. x and y may be the same.
   void (*rms_norm)(const float* x, const float* weight, float eps, float* y, int64_t n);
   /// y = (x - mean) / sqrt(variance + eps) * weight + bias; bias null: 0, weight null: 1.

@@ -521,6 +521,28 @@ KERNEL_ENTRY void get_row(const Matrix& w, int64_t row, float* out) {
   }
 }
 
+#if defined(__x86_64__)
+#define KERNEL_IN_REGISTER(v) "+x"(v)
+#else
+#define KERNEL_IN_REGISTER(v) "+w"(v)
+#endif
+
+/// Eight independent chains of the level's dot-product instructions, with nothing loaded: the rate that no kernel can pass.
+KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
+  constexpr int chains = 8;
+  Int4Weights::Sum sums[chains];
+  for (auto& sum : sums) sum.start(0);
+  Bytes w = Bytes{} + int8_t{1}, a = Bytes{} + int8_t{1};
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (auto& sum : sums) sum.add(w, a);
+    asm volatile("" : KERNEL_IN_REGISTER(w), KERNEL_IN_REGISTER(a));  // so that the products are not computed once and for all
+  }
+  Ints total = {};
+  for (auto& sum : sums) total += sum.get(0);
+  asm volatile("" : KERNEL_IN_REGISTER(total));
+  return rounds * chains * lanes * 4;
+}
+
 KERNEL_ENTRY size_t all_scratch_bytes(int64_t n_cols) {
   return static_cast<size_t>(max(static_cast<int64_t>(scratch_bytes(n_cols)), unpacked_bytes(n_cols)));
 }

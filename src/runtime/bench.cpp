@@ -1,0 +1,130 @@
+#include "runtime/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "model/decoder.h"
+
+namespace engine {
+namespace {
+
+double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+/// Reads n bytes as four streams, which hardware prefetchers follow better than one, and returns something that depends on all of them.
+uint64_t read_streams(const std::byte* data, size_t n) {
+  constexpr size_t n_streams = 4, line = 64;
+  const size_t run = n / n_streams / line * line;
+  typedef uint64_t Line __attribute__((vector_size(64)));
+  Line sums[n_streams] = {};
+  for (size_t i = 0; i < run; i += line) {
+    for (size_t s = 0; s < n_streams; ++s) {
+      Line value;
+      std::memcpy(&value, data + s * run + i, line);
+      sums[s] ^= value;
+    }
+  }
+  uint64_t out = 0;
+  for (const Line& sum : sums) {
+    for (int i = 0; i < 8; ++i) out ^= sum[i];
+  }
+  return out;
+}
+
+/// The best of several sweeps over memory that no cache holds.
+double measure_read(Team& team) {
+  constexpr size_t n_bytes = size_t{512} << 20, chunk = size_t{4} << 20;
+  const Buffer memory(n_bytes, true);
+  std::atomic<uint64_t> sink = 0;
+  team.run([&](Worker& w) {
+    w.for_chunks(n_bytes, chunk, [&](int64_t begin, int64_t end) { std::memset(memory.data() + begin, 1, static_cast<size_t>(end - begin)); });
+  });
+  double best = 0;
+  for (int sweep = 0; sweep < 5; ++sweep) {
+    const double start = now_s();
+    team.run([&](Worker& w) {
+      w.for_chunks(n_bytes, chunk, [&](int64_t begin, int64_t end) {
+        sink.fetch_xor(read_streams(memory.data() + begin, static_cast<size_t>(end - begin)), std::memory_order_relaxed);
+      });
+    });
+    best = std::max(best, static_cast<double>(n_bytes) / (now_s() - start) / 1e9);
+  }
+  return best;
+}
+
+}  // namespace
+
+MachineLimits measure_limits(Team& team) {
+  MachineLimits limits;
+  limits.read_gb_s = measure_read(team);
+  const kernels::Table& kernel = kernels::table();
+  constexpr int64_t rounds = 2'000'000;
+  int64_t macs = 0;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    const double start = now_s();
+    team.run([&](Worker& w) {
+      const int64_t mine = kernel.int8_peak(rounds);
+      if (w.index() == 0) macs = mine;
+      w.barrier();
+    });
+    limits.int8_gmac_s = std::max(limits.int8_gmac_s, static_cast<double>(macs) * team.size() / (now_s() - start) / 1e9);
+  }
+  return limits;
+}
+
+BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, int64_t n_prompt, int64_t n_new, int64_t n_runs,
+                      kernels::KvFormat kv_format) {
+  const ModelSpec& spec = model->spec();
+  if (n_prompt + n_new > spec.max_positions) {
+    throw Error("bench: expected at most the model's " + std::to_string(spec.max_positions) + " positions, got " +
+                std::to_string(n_prompt) + " + " + std::to_string(n_new));
+  }
+  BenchResult result;
+  result.limits = measure_limits(team);
+  constexpr int batch = 512;
+  Decoder decoder(model, team, batch, 1);
+  const KvLayout layout = KvLayout::of(spec, kv_format);
+  KvPool pool(layout, (n_prompt + n_new) / kernels::kv_block_tokens + 1);
+  std::vector<int32_t> prompt(static_cast<size_t>(n_prompt));
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>((i * 7919 + 13) % static_cast<size_t>(spec.vocab_size));
+  std::vector<double> prefill, decode;
+  for (int64_t run = -1; run < n_runs; ++run) {
+    KvSequence kv(pool);
+    ASSERT(kv.reserve(n_prompt + n_new));
+    const double start = now_s();
+    for (int64_t i = 0; i < n_prompt; i += batch) {
+      const int64_t n = std::min<int64_t>(batch, n_prompt - i);
+      const BatchItem item{&kv, std::span(prompt).subspan(static_cast<size_t>(i), static_cast<size_t>(n)),
+                           i + n == n_prompt ? LogitsWanted::last : LogitsWanted::none, n_prompt};
+      decoder.forward({&item, 1});
+    }
+    const double middle = now_s();
+    for (int64_t i = 0; i < n_new; ++i) {
+      const auto token = static_cast<int32_t>(kernels::table().argmax(decoder.logits(0).data(), spec.vocab_size));
+      const BatchItem item{&kv, {&token, 1}, LogitsWanted::last, 0};
+      decoder.forward({&item, 1});
+    }
+    if (run < 0) continue;
+    prefill.push_back(static_cast<double>(n_prompt) / (middle - start));
+    decode.push_back(static_cast<double>(n_new) / (now_s() - middle));
+  }
+  result.prefill_tok_s = median(prefill);
+  result.decode_tok_s = median(decode);
+  result.decode_gb_s = result.decode_tok_s * static_cast<double>(model->active_bytes()) / 1e9;
+  result.decode_fraction = result.decode_gb_s / result.limits.read_gb_s;
+  // The output matrix is multiplied with the last position only.
+  const auto output = static_cast<uint64_t>(spec.vocab_size) * static_cast<uint64_t>(spec.d_model);
+  result.prefill_gmac_s = result.prefill_tok_s * static_cast<double>(model->n_active_parameters() - output) / 1e9;
+  result.prefill_fraction = result.prefill_gmac_s / result.limits.int8_gmac_s;
+  return result;
+}
+
+}  // namespace engine

@@ -1,0 +1,33 @@
+// How fast a model runs here, and how fast this machine could: the roofline and the runs are measured in one go.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "base/threads.h"
+#include "model/model.h"
+
+namespace engine {
+
+/// What the machine can do with this team, measured now.
+struct MachineLimits {
+  double read_gb_s = 0;     // streaming reads of memory, 10^9 bytes per second, all threads
+  double int8_gmac_s = 0;   // multiply-adds of the quantized kernels' inner loop on data in the first-level cache, 10^9 per second
+};
+MachineLimits measure_limits(Team& team);
+
+struct BenchResult {
+  double prefill_tok_s = 0, decode_tok_s = 0;  // medians
+  double decode_gb_s = 0;        // weight bytes read per second while decoding
+  double decode_fraction = 0;    // of read_gb_s
+  double prefill_gmac_s = 0;     // multiply-adds of the weight matrices per second
+  double prefill_fraction = 0;   // of int8_gmac_s
+  MachineLimits limits;
+};
+
+/// Prefills n_prompt made-up tokens and decodes n_new after them, n_runs times; one round more, first, does not count. Throws Error if
+/// they do not fit the model's context.
+BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, int64_t n_prompt, int64_t n_new, int64_t n_runs,
+                      kernels::KvFormat kv_format);
+
+}  // namespace engine
