@@ -64,7 +64,7 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   EngineOptions wanted;
   wanted.n_threads = options.n_threads;
   wanted.load.dtype = weight_dtype(options);
-  wanted.scheduler.max_sequences = 1;
+  wanted.scheduler.max_sequences = std::max(options.parallel, 1);
   wanted.scheduler.context = options.ctx;
   wanted.scheduler.kv_format = kv_format(options);
   wanted.chat_template = options.chat_template;

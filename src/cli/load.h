@@ -11,7 +11,7 @@ namespace engine::cli {
 /// Chooses the instruction set (--isa, ENGINE_ISA). Throws.
 void select_isa(const Options& options);
 
-/// The scheduler serves one sequence at a time. Checks --mem before the weights are read. Throws Error.
+/// The scheduler serves options.parallel sequences at a time. Checks --mem before the weights are read. Throws Error.
 std::unique_ptr<Engine> load_engine(const Options& options);
 
 /// The model alone, for commands that work on ids; `team` outlives it.

@@ -13,10 +13,10 @@ namespace {
 
 enum CommandBit : uint32_t {
   in_chat = 1, in_generate = 2, in_inspect = 4, in_perplexity = 8, in_tokenize = 16, in_detokenize = 32, in_template = 64,
-  in_logits = 128, in_version = 256
+  in_logits = 128, in_version = 256, in_serve = 512
 };
 constexpr uint32_t generating = in_chat | in_generate;
-constexpr uint32_t computing = generating | in_perplexity | in_logits;
+constexpr uint32_t computing = generating | in_serve | in_perplexity | in_logits;
 constexpr uint32_t with_model = computing | in_inspect | in_tokenize | in_detokenize | in_template;
 
 constexpr char model_help[] = "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n";
@@ -30,6 +30,10 @@ const std::vector<Command>& command_table() {
       {"chat", in_chat, "talk with a model", "chat MODEL [options] [key=value ...]", model_settings_help, true, true, true, 0, run_chat},
       {"generate", in_generate, "answer one prompt and end", "generate MODEL [-p TEXT | --messages FILE] [options] [key=value ...]",
        model_settings_help, true, true, true, 0, run_generate},
+#ifdef ENGINE_HTTP
+      {"serve", in_serve, "answer over HTTP: OpenAI's interface and a chat page", "serve MODEL [options] [key=value ...]", model_settings_help, true,
+       true, true, 0, run_serve},
+#endif
       {"inspect", in_inspect, "show what a model is and the memory it needs", "inspect MODEL [options]", model_help, true, true, false,
        0, run_inspect},
       {"perplexity", in_perplexity, "measure how well a model predicts a text", "perplexity MODEL FILE [options]",
@@ -90,6 +94,8 @@ constexpr Named<DTypeChoice> dtype_names[] = {{"auto", DTypeChoice::automatic},
                                               {"float16", DTypeChoice::float16}};
 constexpr Named<KvDTypeChoice> kv_dtype_names[] = {{"float32", KvDTypeChoice::float32}, {"bfloat16", KvDTypeChoice::bfloat16}};
 
+constexpr Named<server::LogFormat> log_names[] = {{"text", server::LogFormat::text}, {"json", server::LogFormat::json}};
+
 // --- the table of options ---------------------------------------------------------------------------------------------------
 
 using Apply = void (*)(Options&, const std::string& value);
@@ -108,6 +114,12 @@ void set_path(Options& options, const std::string& value) {
   options.*Member = value;
 }
 
+template <auto Outer, auto Member>
+void set_path(Options& options, const std::string& value) {
+  if (value.empty()) throw UsageError("an option's value is empty");
+  (options.*Outer).*Member = value;
+}
+
 struct Row {
   const char* name;    // "--threads"
   const char* letter;  // "-t", or null
@@ -118,6 +130,39 @@ struct Row {
 };
 
 const Row rows[] = {
+    {"--host", nullptr, "ADDRESS", in_serve, "address to listen at: a number, localhost or unix:PATH (default: 127.0.0.1; 0.0.0.0: all)",
+     set_path<&Options::server, &server::ServerOptions::host>},
+    {"--listen", nullptr, "ADDRESS", in_serve, "the same as --host", set_path<&Options::server, &server::ServerOptions::host>},
+    {"--port", nullptr, "N", in_serve, "port to listen at (default: 8000; 0: any that is free)",
+     [](Options& o, const std::string& v) { o.server.port = static_cast<int>(parse_count(v, "--port", 0, 65535)); }},
+    {"--api-key", nullptr, "KEY", in_serve, "clients must send it (seen by others in the list of processes: rather --api-key-file)",
+     set_path<&Options::server, &server::ServerOptions::api_key>},
+    {"--api-key-file", nullptr, "FILE", in_serve, "keys that clients may send, one a line; read again on SIGHUP",
+     set_path<&Options::server, &server::ServerOptions::api_key_file>},
+    {"--model-name", nullptr, "NAME", in_serve, "what clients call the model (default: its directory's name)",
+     set_path<&Options::server, &server::ServerOptions::model_name>},
+    {"--parallel", nullptr, "N", in_serve, "answers computed side by side (default: 4)",
+     [](Options& o, const std::string& v) { o.parallel = static_cast<int>(parse_count(v, "--parallel", 1, 256)); }},
+    {"--queue", nullptr, "N", in_serve, "answers that may wait beyond those; then 503 (default: 64)",
+     [](Options& o, const std::string& v) { o.server.service.max_queue = static_cast<int>(parse_count(v, "--queue", 0, 10000)); }},
+    {"--request-timeout", nullptr, "S", in_serve, "seconds from a request to the end of its answer (default: 600)",
+     [](Options& o, const std::string& v) { o.server.request_timeout_s = static_cast<double>(parse_count(v, "--request-timeout", 1, 1000000)); }},
+    {"--read-timeout", nullptr, "S", in_serve, "seconds for a client to send a request, or to take what is sent (default: 30)",
+     [](Options& o, const std::string& v) {
+       o.server.http.read_timeout = o.server.http.write_timeout = std::chrono::seconds(parse_count(v, "--read-timeout", 1, 3600));
+     }},
+    {"--drain", nullptr, "S", in_serve, "seconds for answers to end after SIGTERM (default: 30)",
+     [](Options& o, const std::string& v) { o.server.drain_s = static_cast<double>(parse_count(v, "--drain", 0, 86400)); }},
+    {"--max-body", nullptr, "SIZE", in_serve, "largest request (default: 4M)",
+     [](Options& o, const std::string& v) { o.server.http.max_body_bytes = parse_size(v, "--max-body"); }},
+    {"--max-connections", nullptr, "N", in_serve, "clients at once (default: 256)",
+     [](Options& o, const std::string& v) { o.server.max_connections = static_cast<int>(parse_count(v, "--max-connections", 1, 10000)); }},
+    {"--allow-host", nullptr, "NAME", in_serve, "name in addresses that lead here, besides localhost and numbers; '*': any",
+     [](Options& o, const std::string& v) { o.server.allowed_hosts.push_back(v); }},
+    {"--cors", nullptr, "ORIGIN", in_serve, "web pages that may use the server: https://example.org or '*' (default: only its own)",
+     set_path<&Options::server, &server::ServerOptions::cors_origin>},
+    {"--log", nullptr, "FORMAT", in_serve, "log on stderr: text or json",
+     [](Options& o, const std::string& v) { o.server.log = parse_name(v, "--log", log_names); }},
     {"--prompt", "-p", "TEXT", in_generate, "the prompt: one message from the user; left out: all of stdin", set_text<&Options::prompt>},
     {"--messages", nullptr, "FILE", in_generate, "a JSON list of {\"role\", \"content\"}; '-': stdin", set_path<&Options::messages>},
     {"--raw", nullptr, nullptr, in_generate, "the prompt goes to the model as it is, without the chat template; control tokens in it count",
@@ -125,10 +170,10 @@ const Row rows[] = {
     {"--stream", nullptr, nullptr, in_generate, "write the answer as it comes (always so on a terminal)", set_flag<&Options::stream>},
     {"--load", nullptr, "FILE", in_chat, "go on with a chat that !save wrote", set_path<&Options::load>},
     {"--system-prompt", nullptr, "TEXT", generating, "what the model is told before the conversation", set_text<&Options::system_prompt>},
-    {"--chat-template", nullptr, "FILE|NAME", generating | in_template,
+    {"--chat-template", nullptr, "FILE|NAME", generating | in_serve | in_template,
      "a Jinja template in place of the model's own, or a built-in one: chatml, llama3, mistral, gemma, zephyr, raw",
      set_path<&Options::chat_template>},
-    {"--generation-config", nullptr, "FILE", generating, "settings in the form of generation_config.json",
+    {"--generation-config", nullptr, "FILE", generating | in_serve, "settings in the form of generation_config.json",
      set_path<&Options::generation_config>},
     {"--seed", nullptr, "N", generating, "start of the random numbers; the same seed gives the same answer",
      [](Options& o, const std::string& v) {
@@ -148,9 +193,9 @@ const Row rows[] = {
      }},
     {"--against", nullptr, "MODEL2", in_perplexity, "also the mean KL divergence from MODEL2 and how often both put the same token first",
      set_path<&Options::against>},
-    {"--ctx", nullptr, "N", generating | in_inspect | in_perplexity, "positions the context may take (default: the model's own)",
+    {"--ctx", nullptr, "N", generating | in_serve | in_inspect | in_perplexity, "positions the context may take (default: the model's own)",
      [](Options& o, const std::string& v) { o.ctx = parse_count(v, "--ctx", 1, INT64_C(1) << 40); }},
-    {"--mem", nullptr, "SIZE", generating | in_inspect, "hard limit for weights, KV cache and scratch together (4G, 512M)",
+    {"--mem", nullptr, "SIZE", generating | in_serve | in_inspect, "hard limit for weights, KV cache and scratch together (4G, 512M)",
      [](Options& o, const std::string& v) { o.mem_bytes = parse_size(v, "--mem"); }},
     {"--dtype", nullptr, "TYPE", computing | in_inspect, "weights in memory: auto (as in the file), float32, bfloat16 or float16",
      [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", dtype_names); }},

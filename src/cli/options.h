@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "server/server.h"
 
 namespace engine::cli {
 
@@ -56,6 +57,8 @@ struct Options {
   bool jsonl = false;                  // tokenize, detokenize, template
   std::string template_file, context_file;
   std::string input, output;           // logits
+  int parallel = 0;                    // serve: sequences side by side; 0: the default
+  server::ServerOptions server;        // serve: its own
 };
 
 /// A command: a row of the table in options.cpp.

@@ -1,0 +1,151 @@
+// POST /v1/responses. Nothing is kept between requests: the whole conversation comes in `input` each time.
+#include "server/openai_responses.h"
+
+#include "server/openai.h"
+
+namespace engine::server {
+namespace {
+
+struct ResponseRequest {
+  Generation generation;
+  Json echoed;  // the fields of the response that repeat the request's
+};
+
+/// The conversation: `instructions` as a system message, and `input`, a text or a list of messages.
+Json read_input(const Json& input, const std::optional<std::string>& instructions) {
+  Json messages = Json::array();
+  if (instructions) messages.push_back({{"role", "system"}, {"content", *instructions}});
+  if (input.is_string()) {
+    messages.push_back({{"role", "user"}, {"content", input}});
+    return messages;
+  }
+  if (!input.is_array()) bad_field("input", "a string or a list of messages", input);
+  for (const Json& item : input) {
+    if (!item.is_object()) bad_field("input", "messages", item);
+    const Json type = item.value("type", Json("message"));
+    if (type != "message") throw ApiError(400, "input: expected items of type message", "input", "unsupported_content");
+    Json message = Json::object();
+    for (const auto& [key, value] : item.items()) {
+      if (key == "role" || key == "content") message[key] = value;
+      else if (key != "type" && key != "id" && key != "status" && key != "phase") throw ApiError(400, "input: unknown field: " + key.substr(0, 100), "input", "unknown_parameter");
+    }
+    messages.push_back(std::move(message));
+  }
+  return messages;
+}
+
+ResponseRequest read_response(App& app, const Request& request) {
+  Fields fields(request.body);
+  ResponseRequest r;
+  r.generation = read_generation(app, fields, {"max_output_tokens"}, 0);
+  if (r.generation.work.n != 1) throw ApiError(400, "n: expected 1", "n", "unsupported_parameter");
+  fields.ignore({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+                 "prompt_cache_options", "parallel_tool_calls", "max_tool_calls", "include", "moderation"});
+  fields.only("tools", {Json::array()});
+  fields.only("tool_choice", {"none", "auto"});
+  fields.only("previous_response_id", {});
+  fields.only("conversation", {});
+  fields.only("context_management", {});
+  fields.only("prompt", {});
+  fields.only("background", {false});
+  fields.only("truncation", {"disabled"});
+  fields.only("text", {Json::object(), {{"format", {{"type", "text"}}}}});
+  fields.only("reasoning", {Json::object(), {{"effort", nullptr}, {"summary", nullptr}}});
+  fields.only("top_logprobs", {0});
+  const auto instructions = fields.text("instructions");
+  const Json* input = fields.find("input");
+  fields.finish();
+  if (input == nullptr) throw ApiError(400, "input: expected a string or a list, got nothing", "input", "missing_required_parameter");
+  add_prompt(app, r.generation, app.engine.encode_chat(read_messages(read_input(*input, instructions)), {}), "input");
+  const auto or_null = [&](const char* name) { return fields.object().value(name, Json()); };
+  r.echoed = {{"instructions", or_null("instructions")}, {"max_output_tokens", or_null("max_output_tokens")},
+              {"temperature", or_null("temperature")},   {"top_p", or_null("top_p")},
+              {"metadata", fields.object().value("metadata", Json::object())}};
+  return r;
+}
+
+Json text_part(const std::string& text) { return {{"type", "output_text"}, {"text", text}, {"annotations", Json::array()}, {"logprobs", Json::array()}}; }
+
+Json message_item(const Request& request, const char* status, const Json& content) {
+  return {{"type", "message"}, {"id", "msg_" + request.id}, {"status", status}, {"role", "assistant"}, {"content", content}};
+}
+
+/// The response as it stands; `result` null: in progress.
+Json response_object(const Request& request, const ResponseRequest& r, const Work& work, const GenerationResult* result) {
+  const bool cut = result != nullptr && openai_finish_reason(result->reason) != std::string("stop");
+  const char* status = result == nullptr ? "in_progress" : cut ? "incomplete" : "completed";
+  Json out = {{"id", "resp_" + request.id}, {"object", "response"}, {"created_at", unix_time()}, {"status", status}, {"error", nullptr},
+              {"incomplete_details", cut ? Json{{"reason", "max_output_tokens"}} : Json()}, {"model", r.generation.model},
+              {"output", Json::array()}};
+  out.update(r.echoed);
+  out.update({{"parallel_tool_calls", false}, {"previous_response_id", nullptr}, {"reasoning", {{"effort", nullptr}, {"summary", nullptr}}},
+              {"store", false}, {"text", {{"format", {{"type", "text"}}}}}, {"tool_choice", "auto"}, {"tools", Json::array()},
+              {"truncation", "disabled"}, {"usage", nullptr}});
+  if (result == nullptr) return out;
+  out["output"].push_back(message_item(request, cut ? "incomplete" : "completed", Json::array({text_part(result->text)})));
+  const Json usage = usage_of(work, {*result});
+  out["usage"] = {{"input_tokens", usage["prompt_tokens"]}, {"input_tokens_details", usage["prompt_tokens_details"]},
+                  {"output_tokens", usage["completion_tokens"]}, {"output_tokens_details", {{"reasoning_tokens", 0}}},
+                  {"total_tokens", usage["total_tokens"]}, {"timings", usage["timings"]}};
+  return out;
+}
+
+Reply whole(App& app, const Request& request, ResponseRequest r) {
+  const std::shared_ptr<Answer> answer = start_answer(app, std::move(r.generation.work), request.disconnected);
+  const std::vector<ChoiceState> states = collect_answer(app, *answer, request.disconnected);
+  Reply reply;
+  reply.body = dump_json(response_object(request, r, answer->work, &*states[0].result)) + "\n";
+  return reply;
+}
+
+Reply streamed(App& app, const Request& original, ResponseRequest r) {
+  const std::shared_ptr<Answer> answer = start_answer(app, std::move(r.generation.work), original.disconnected);
+  Request request;  // what the events need of it
+  request.id = original.id;
+  Reply reply;
+  reply.content_type = "text/event-stream";
+  reply.stream = [&app, answer, request, r](Sink& sink) {
+    int64_t sequence = 0;
+    const auto send = [&](const char* type, Json data) {
+      Json event = {{"type", type}, {"sequence_number", sequence++}};
+      event.update(data);
+      sink.write("event: " + std::string(type) + "\n" + event_text(event));
+    };
+    const Json place = {{"item_id", "msg_" + request.id}, {"output_index", 0}, {"content_index", 0}};
+    const auto placed = [&](Json more) {
+      Json data = place;
+      data.update(more);
+      return data;
+    };
+    try {
+      const Json begun = response_object(request, r, answer->work, nullptr);
+      send("response.created", {{"response", begun}});
+      send("response.in_progress", {{"response", begun}});
+      send("response.output_item.added", {{"output_index", 0}, {"item", message_item(request, "in_progress", Json::array())}});
+      send("response.content_part.added", placed({{"part", text_part("")}}));
+      const std::vector<GenerationResult> results = stream_answer(app, *answer, sink, [&](const Answer::Piece& piece) {
+        if (!piece.text.empty()) send("response.output_text.delta", placed({{"delta", piece.text}, {"logprobs", Json::array()}}));
+      });
+      if (results.empty()) return;
+      const Json done = response_object(request, r, answer->work, &results[0]);
+      send("response.output_text.done", placed({{"text", results[0].text}, {"logprobs", Json::array()}}));
+      send("response.content_part.done", placed({{"part", text_part(results[0].text)}}));
+      send("response.output_item.done", {{"output_index", 0}, {"item", done["output"][0]}});
+      send(done["status"] == "completed" ? "response.completed" : "response.incomplete", {{"response", done}});
+    } catch (const ApiError& error) {
+      answer->cancel();
+      send("error", {{"code", error.code.empty() ? Json() : Json(error.code)}, {"message", error.message}, {"param", nullptr}});
+    }
+    sink.write("data: [DONE]\n\n");
+  };
+  return reply;
+}
+
+}  // namespace
+
+Reply handle_responses(App& app, const Request& request) {
+  ResponseRequest r = read_response(app, request);
+  return r.generation.stream ? streamed(app, request, std::move(r)) : whole(app, request, std::move(r));
+}
+
+}  // namespace engine::server

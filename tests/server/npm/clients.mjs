@@ -1,0 +1,109 @@
+// Clients that nobody here wrote, against a running server: clients.mjs URL. Prints `N passed, N failed`.
+import assert from 'node:assert/strict';
+import OpenAI from 'openai';
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
+import { generateText, streamText } from 'ai';
+
+const url = process.argv[2];
+const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ';
+const messages = [{ role: 'user', content: 'hello' }];
+const client = new OpenAI({ baseURL: url + '/v1', apiKey: 'none', maxRetries: 0 });
+const provider = createOpenAICompatible({ name: 'engine', baseURL: url + '/v1', includeUsage: true });
+
+const tests = {
+  async 'openai: models'() {
+    const page = await client.models.list();
+    assert.equal(page.data[0].id, 'alphabet');
+  },
+  async 'openai: chat'() {
+    const answer = await client.chat.completions.create({ model: 'alphabet', messages });
+    assert.equal(answer.choices[0].message.content, alphabet);
+    assert.equal(answer.choices[0].finish_reason, 'stop');
+    assert.equal(answer.usage.completion_tokens, 27);
+  },
+  async 'openai: chat, streamed'() {
+    const stream = await client.chat.completions.create({ model: 'alphabet', messages, stream: true, stream_options: { include_usage: true } });
+    let text = '', usage = null;
+    for await (const chunk of stream) {
+      text += chunk.choices[0]?.delta?.content ?? '';
+      usage = chunk.usage ?? usage;
+    }
+    assert.equal(text, alphabet);
+    assert.equal(usage.completion_tokens, 27);
+  },
+  async 'openai: the helper that puts a stream together'() {
+    const final = await client.chat.completions.stream({ model: 'alphabet', messages, logprobs: true, top_logprobs: 2 }).finalChatCompletion();
+    assert.equal(final.choices[0].message.content, alphabet);
+    assert.equal(final.choices[0].logprobs.content.length, 27);
+  },
+  async 'openai: completions'() {
+    const answer = await client.completions.create({ model: 'alphabet', prompt: 'abc', max_tokens: 3, stop: ['f'] });
+    assert.equal(answer.choices[0].text, 'de');
+  },
+  async 'openai: responses'() {
+    const answer = await client.responses.create({ model: 'alphabet', instructions: 'be brief', input: 'hello' });
+    assert.equal(answer.output_text, alphabet);
+    assert.equal(answer.status, 'completed');
+    assert.equal(answer.usage.output_tokens, 27);
+    const short = await client.responses.create({ model: 'alphabet', input: [{ role: 'user', content: [{ type: 'input_text', text: 'hello' }] }], max_output_tokens: 3 });
+    assert.equal(short.output_text, 'ABC');
+    assert.deepEqual([short.status, short.incomplete_details.reason], ['incomplete', 'max_output_tokens']);
+  },
+  async 'openai: responses, streamed'() {
+    const stream = client.responses.stream({ model: 'alphabet', input: 'hello' });
+    let text = '';
+    stream.on('response.output_text.delta', (event) => { text += event.delta; });
+    const final = await stream.finalResponse();
+    assert.equal(text, alphabet);
+    assert.equal(final.output_text, alphabet);
+    assert.equal(final.usage.output_tokens, 27);
+  },
+  async 'openai: errors'() {
+    await assert.rejects(client.responses.create({ model: 'alphabet', input: 'x', previous_response_id: 'resp_1' }), (e) => e.param === 'previous_response_id');
+    await assert.rejects(client.chat.completions.create({ model: 'other', messages }), (e) => e instanceof OpenAI.NotFoundError && e.code === 'model_not_found');
+    await assert.rejects(client.chat.completions.create({ model: 'alphabet', messages, temperature: 'hot' }), (e) => e instanceof OpenAI.BadRequestError);
+    await assert.rejects(client.chat.completions.create({ model: 'alphabet', messages, nonsense: 1 }), (e) => e.param === 'nonsense');
+    await assert.rejects(client.chat.completions.create({ model: 'alphabet', messages: [] }), (e) => e.status === 400 && e.type === 'invalid_request_error');
+  },
+  async 'openai: a stream given up'() {
+    const stream = await client.completions.create({ model: 'alphabet', prompt: 'a', max_tokens: 100000, stream: true });
+    for await (const chunk of stream) {
+      assert.ok(chunk.choices[0].text.length > 0);
+      break;
+    }
+    for (let i = 0; ; i++) {
+      const metrics = await (await fetch(url + '/metrics')).text();
+      if (/^engine_running 0$/m.test(metrics)) break;
+      assert.ok(i < 200, 'it goes on computing');
+      await new Promise((done) => setTimeout(done, 25));
+    }
+  },
+  async 'ai: generateText'() {
+    const { text, usage, finishReason } = await generateText({ model: provider.chatModel('alphabet'), system: 'be brief', prompt: 'hello', temperature: 0 });
+    assert.equal(text, alphabet);
+    assert.equal(finishReason, 'stop');
+    assert.equal(usage.outputTokens, 27);
+  },
+  async 'ai: streamText'() {
+    const result = streamText({ model: provider.chatModel('alphabet'), messages, maxOutputTokens: 10 });
+    let text = '';
+    for await (const part of result.textStream) text += part;
+    assert.equal(text, alphabet.slice(0, 10));
+    assert.equal(await result.finishReason, 'length');
+    assert.equal((await result.usage).outputTokens, 10);
+  },
+};
+
+let passed = 0, failed = 0;
+for (const [name, run] of Object.entries(tests)) {
+  try {
+    await run();
+    passed++;
+    console.log('ok    ' + name);
+  } catch (error) {
+    failed++;
+    console.log('FAIL  ' + name + '\n' + (error.stack || error));
+  }
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed > 0 ? 1 : 0);
