@@ -14,6 +14,8 @@ WeightDType weight_dtype(const Options& options) {
     case DTypeChoice::float32: return WeightDType::f32;
     case DTypeChoice::bfloat16: return WeightDType::bf16;
     case DTypeChoice::float16: return WeightDType::f16;
+    case DTypeChoice::int8: return WeightDType::i8;
+    case DTypeChoice::int4: return WeightDType::i4;
     case DTypeChoice::automatic: break;
   }
   return WeightDType::automatic;
@@ -24,7 +26,7 @@ void check_memory(const MemoryPlan& plan, uint64_t limit) {
   const std::string sizes = "weights " + bytes_text(plan.weight_bytes) + ", KV cache " + bytes_text(plan.kv_bytes) + " for " +
                             std::to_string(plan.ctx) + " positions, scratch " + bytes_text(plan.scratch_bytes);
   throw Error("--mem: expected at least " + bytes_text(plan.total_bytes) + " (" + sizes + "), got " + bytes_text(limit),
-              plan.largest_ctx > 0 ? "--ctx " + std::to_string(plan.largest_ctx) + " would fit" : "the weights alone do not fit");
+              plan.largest_ctx > 0 ? "--ctx " + std::to_string(plan.largest_ctx) + " would fit" : "weights and scratch alone do not fit");
 }
 
 }  // namespace
@@ -53,6 +55,7 @@ std::shared_ptr<const Model> load_model(const std::string& directory, const Opti
   Progress bar("loading", options.quiet);
   LoadOptions load;
   load.dtype = weight_dtype(options);
+  load.group = options.group_size;
   load.team = &team;
   load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };
   return Model::load(directory, load);
@@ -64,6 +67,7 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   EngineOptions wanted;
   wanted.n_threads = options.n_threads;
   wanted.load.dtype = weight_dtype(options);
+  wanted.load.group = options.group_size;
   wanted.scheduler.max_sequences = std::max(options.parallel, 1);
   wanted.scheduler.context = options.ctx;
   wanted.scheduler.kv_format = kv_format(options);

@@ -13,10 +13,10 @@ namespace {
 
 enum CommandBit : uint32_t {
   in_chat = 1, in_generate = 2, in_inspect = 4, in_perplexity = 8, in_tokenize = 16, in_detokenize = 32, in_template = 64,
-  in_logits = 128, in_version = 256, in_serve = 512
+  in_logits = 128, in_version = 256, in_serve = 512, in_bench = 1024
 };
 constexpr uint32_t generating = in_chat | in_generate;
-constexpr uint32_t computing = generating | in_serve | in_perplexity | in_logits;
+constexpr uint32_t computing = generating | in_serve | in_perplexity | in_logits | in_bench;
 constexpr uint32_t with_model = computing | in_inspect | in_tokenize | in_detokenize | in_template;
 
 constexpr char model_help[] = "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n";
@@ -28,7 +28,7 @@ constexpr char model_settings_help[] =
 const std::vector<Command>& command_table() {
   static const std::vector<Command> table = {
       {"chat", in_chat, "talk with a model", "chat MODEL [options] [key=value ...]", model_settings_help, true, true, true, 0, run_chat},
-      {"generate", in_generate, "answer one prompt and end", "generate MODEL [-p TEXT | --messages FILE] [options] [key=value ...]",
+      {"generate", in_generate, "answer one prompt and end", "generate MODEL [-p TEXT | --messages F] [options] [key=value ...]",
        model_settings_help, true, true, true, 0, run_generate},
 #ifdef ENGINE_HTTP
       {"serve", in_serve, "answer over HTTP: OpenAI's interface and a chat page", "serve MODEL [options] [key=value ...]", model_settings_help, true,
@@ -50,6 +50,8 @@ const std::vector<Command>& command_table() {
       {"template", in_template, "render chat templates",
        "template render --jsonl\n       engine template render (MODEL | --template FILE) --context FILE",
        "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n", true, false, false, 1, run_template},
+      {"bench", in_bench, "measure prefill and decode speed against the machine's limits", "bench MODEL [-p 512] [-n 128] [-r 3] [options]",
+       model_help, true, true, false, 0, run_bench},
       {"logits", in_logits, "compute the logits of token ids", "logits MODEL --input F.safetensors --output G.safetensors", model_help, true,
        true, false, 0, run_logits},
       {"version", in_version, "version, compiler, instruction sets, threads", "version [--json]", "", false, false, false, 0, run_version},
@@ -91,7 +93,10 @@ T parse_name(const std::string& text, const char* flag, const Named<T> (&known)[
 constexpr Named<DTypeChoice> dtype_names[] = {{"auto", DTypeChoice::automatic},
                                               {"float32", DTypeChoice::float32},
                                               {"bfloat16", DTypeChoice::bfloat16},
-                                              {"float16", DTypeChoice::float16}};
+                                              {"float16", DTypeChoice::float16},
+                                              {"int8", DTypeChoice::int8},
+                                              {"int4", DTypeChoice::int4}};
+constexpr Named<int> group_names[] = {{"32", 32}, {"64", 64}, {"128", 128}};
 constexpr Named<KvDTypeChoice> kv_dtype_names[] = {{"float32", KvDTypeChoice::float32}, {"bfloat16", KvDTypeChoice::bfloat16}};
 
 constexpr Named<server::LogFormat> log_names[] = {{"text", server::LogFormat::text}, {"json", server::LogFormat::json}};
@@ -191,14 +196,20 @@ const Row rows[] = {
     {"--stride", nullptr, "N", in_perplexity, "score windows that overlap: the last N tokens of each", [](Options& o, const std::string& v) {
        o.stride = parse_count(v, "--stride", 1, INT64_C(1) << 40);
      }},
-    {"--against", nullptr, "MODEL2", in_perplexity, "also the mean KL divergence from MODEL2 and how often both put the same token first",
+    {"--against", nullptr, "MODEL2", in_perplexity, "also the mean KL divergence from MODEL2 (read as it is stored) and how often both put the same token first",
      set_path<&Options::against>},
     {"--ctx", nullptr, "N", generating | in_serve | in_inspect | in_perplexity, "positions the context may take (default: the model's own)",
      [](Options& o, const std::string& v) { o.ctx = parse_count(v, "--ctx", 1, INT64_C(1) << 40); }},
     {"--mem", nullptr, "SIZE", generating | in_serve | in_inspect, "hard limit for weights, KV cache and scratch together (4G, 512M)",
      [](Options& o, const std::string& v) { o.mem_bytes = parse_size(v, "--mem"); }},
-    {"--dtype", nullptr, "TYPE", computing | in_inspect, "weights in memory: auto (as in the file), float32, bfloat16 or float16",
+    {"--dtype", nullptr, "TYPE", computing | in_inspect, "weights in memory: auto (as in the file), float32, bfloat16, float16, int8 or int4",
      [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", dtype_names); }},
+    {"--load-in-8bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int8",
+     [](Options& o, const std::string&) { o.dtype = DTypeChoice::int8; }},
+    {"--load-in-4bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int4",
+     [](Options& o, const std::string&) { o.dtype = DTypeChoice::int4; }},
+    {"--group-size", nullptr, "G", computing | in_inspect, "int8 and int4: columns that share a scale: 32, 64 or 128 (default: 32)",
+     [](Options& o, const std::string& v) { o.group_size = parse_name(v, "--group-size", group_names); }},
     {"--kv-dtype", nullptr, "TYPE", computing | in_inspect, "keys and values in memory: float32 or bfloat16",
      [](Options& o, const std::string& v) { o.kv_dtype = parse_name(v, "--kv-dtype", kv_dtype_names); }},
     {"--threads", "-t", "N", computing | in_version, "threads (default: the physical cores this process may use)",
@@ -206,7 +217,13 @@ const Row rows[] = {
     {"--isa", nullptr, "NAME", computing | in_version, "instruction set; `engine version` lists them (also: ENGINE_ISA)",
      set_text<&Options::isa>},
     {"--revision", nullptr, "REV", with_model, "branch or commit of a Hub id (default: main)", set_text<&Options::revision>},
-    {"--json", nullptr, nullptr, in_generate | in_inspect | in_perplexity | in_version, "JSON on stdout", set_flag<&Options::json>},
+    {"--prompt-tokens", "-p", "N", in_bench, "tokens of the prompt (default: 512)",
+     [](Options& o, const std::string& v) { o.bench_prompt = parse_count(v, "--prompt-tokens", 1, 1 << 20); }},
+    {"--new-tokens", "-n", "N", in_bench, "tokens decoded after it (default: 128)",
+     [](Options& o, const std::string& v) { o.bench_tokens = parse_count(v, "--new-tokens", 1, 1 << 20); }},
+    {"--runs", "-r", "N", in_bench, "runs, of which the median counts (default: 3)",
+     [](Options& o, const std::string& v) { o.bench_runs = parse_count(v, "--runs", 1, 1000); }},
+    {"--json", nullptr, nullptr, in_generate | in_inspect | in_perplexity | in_version | in_bench, "JSON on stdout", set_flag<&Options::json>},
     {"--quiet", "-q", nullptr, with_model, "no progress, timings or warnings", set_flag<&Options::quiet>},
 };
 
@@ -318,7 +335,7 @@ uint64_t parse_size(const std::string& text, const char* flag) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   std::string unit(end, text.data() + text.size());
   if (unit.size() > 1 && (unit.substr(1) == "iB" || unit.substr(1) == "B")) unit.resize(1);
-  const size_t power = unit.empty() || unit == "B" ? 0 : std::string_view("KMGT").find(static_cast<char>(std::toupper(unit[0]))) + 1;
+  const size_t power = unit.empty() ? 0 : std::string_view("BKMGT").find(static_cast<char>(std::toupper(unit[0])));
   const double bytes = number * std::pow(1024.0, static_cast<double>(power));
   if (error != std::errc{} || unit.size() > 1 || power > 4 || !(bytes >= 1) || bytes > 1e18) {
     bad_value(flag, "a size such as 512M or 4G", text);

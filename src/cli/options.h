@@ -21,7 +21,7 @@ struct EarlyAnswer {
   std::string text;
 };
 
-enum class DTypeChoice : uint8_t { automatic, float32, bfloat16, float16 };
+enum class DTypeChoice : uint8_t { automatic, float32, bfloat16, float16, int8, int4 };
 enum class KvDTypeChoice : uint8_t { float32, bfloat16 };
 
 struct Setting {
@@ -39,6 +39,7 @@ struct Options {
   int n_threads = 0;  // 0: default_thread_count()
   std::string isa;    // empty: the best
   DTypeChoice dtype = DTypeChoice::automatic;
+  int group_size = 32;  // int8, int4: columns that share a scale
   KvDTypeChoice kv_dtype = KvDTypeChoice::float32;
   int64_t ctx = 0;    // 0: the model's
   std::optional<uint64_t> mem_bytes;
@@ -57,6 +58,7 @@ struct Options {
   bool jsonl = false;                  // tokenize, detokenize, template
   std::string template_file, context_file;
   std::string input, output;           // logits
+  int64_t bench_prompt = 512, bench_tokens = 128, bench_runs = 3;
   int parallel = 0;                    // serve: sequences side by side; 0: the default
   server::ServerOptions server;        // serve: its own
 };

@@ -55,7 +55,11 @@ int run_perplexity(const Options& options) {
   Team team(options.n_threads > 0 ? options.n_threads : default_thread_count());
   const std::shared_ptr<const Model> model = load_model(directory, options, team);
   std::shared_ptr<const Model> against;
-  if (!options.against.empty()) against = load_model(resolve_model(options.against, options.revision), options, team);
+  if (!options.against.empty()) {
+    Options as_stored = options;  // so that a model can be compared with its own quantized self
+    as_stored.dtype = DTypeChoice::automatic;
+    against = load_model(resolve_model(options.against, options.revision), as_stored, team);
+  }
 
   Progress bar("computing", options.quiet);
   PerplexityOptions how;

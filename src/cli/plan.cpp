@@ -17,12 +17,19 @@ uint64_t read_number(const char* path, uint64_t none) {
   return file >> value ? value : none;
 }
 
-// Bytes of a tensor once loaded with --dtype: matrices are converted, vectors are few.
-uint64_t loaded_bytes(const TensorInfo& tensor, DTypeChoice dtype) {
-  if (dtype == DTypeChoice::automatic || tensor.shape.size() < 2) return tensor.n_bytes;
-  uint64_t n = dtype == DTypeChoice::float32 ? 4 : 2;
+// Bytes of a tensor once loaded with --dtype: matrices are converted, vectors are few. int4 keeps matrices as tall as the vocabulary
+// (the output) in int8.
+uint64_t loaded_bytes(const TensorInfo& tensor, const Options& options, int64_t vocab_size) {
+  if (options.dtype == DTypeChoice::automatic || tensor.shape.size() < 2) return tensor.n_bytes;
+  uint64_t n = 1;
   for (const int64_t d : tensor.shape) n *= static_cast<uint64_t>(d);
-  return n;
+  const uint64_t scales = 2 * n / static_cast<uint64_t>(options.group_size);
+  switch (options.dtype) {
+    case DTypeChoice::float32: return 4 * n;
+    case DTypeChoice::int4: return (tensor.shape[0] == vocab_size ? n : n / 2) + scales;
+    case DTypeChoice::int8: return n + scales;
+    default: return 2 * n;
+  }
 }
 
 }  // namespace
@@ -54,7 +61,7 @@ MemoryPlan plan_memory(const std::shared_ptr<const Model>& model, const Options&
   MemoryPlan plan;
   const int64_t trained = model->spec().max_positions;
   plan.ctx = options.ctx > 0 ? options.ctx : trained;
-  for (const TensorInfo& tensor : model->tensors()) plan.weight_bytes += loaded_bytes(tensor, options.dtype);
+  for (const TensorInfo& tensor : model->tensors()) plan.weight_bytes += loaded_bytes(tensor, options, model->spec().vocab_size);
   const KvLayout layout = KvLayout::of(model->spec(), kv_format(options));
   const int64_t block = kernels::kv_block_tokens;
   plan.kv_bytes_per_position = layout.block_bytes / static_cast<uint64_t>(block);

@@ -1,0 +1,62 @@
+// `engine bench`: prefill and decode speed, and how near they come to what the machine can do.
+#include <chrono>
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "cli/load.h"
+#include "cli/plan.h"
+#include "cli/terminal.h"
+#include "runtime/bench.h"
+#include "runtime/engine.h"
+
+namespace engine::cli {
+namespace {
+
+/// Resident memory of this process now.
+uint64_t resident_bytes() {
+  uint64_t total = 0, resident = 0;
+  if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
+    if (std::fscanf(file, "%lu %lu", &total, &resident) != 2) resident = 0;
+    std::fclose(file);
+  }
+  return resident * 4096;
+}
+
+}  // namespace
+
+int run_bench(const Options& options) {
+  select_isa(options);
+  const std::string directory = resolve_model(options.model, options.revision);
+  Team team(options.n_threads > 0 ? options.n_threads : default_thread_count());
+  const auto start = std::chrono::steady_clock::now();
+  const std::shared_ptr<const Model> model = load_model(directory, options, team);
+  const double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const BenchResult r =
+      engine::run_bench(model, team, options.bench_prompt, options.bench_tokens, options.bench_runs, kv_format(options));
+  const uint64_t rss = resident_bytes();
+  if (options.json) {
+    const Json json = {{"prefill_tok_s", r.prefill_tok_s},
+                       {"decode_tok_s", r.decode_tok_s},
+                       {"prefill_fraction", r.prefill_fraction},
+                       {"decode_fraction", r.decode_fraction},
+                       {"read_gb_s", r.limits.read_gb_s},
+                       {"int8_gmac_s", r.limits.int8_gmac_s},
+                       {"weights_bytes_active", model->active_bytes()},
+                       {"rss_bytes", rss},
+                       {"load_s", load_s}};
+    write_stdout(dump_json(json, 2) + "\n");
+    return exit_done;
+  }
+  char text[1024];
+  std::snprintf(text, sizeof text,
+                "%s, %d threads, %s; %s of weights a token, %s resident, loaded in %.2f s\n"
+                "prefill(%ld)  %8.1f tok/s  %7.1f G multiply-adds/s  %3.0f%% of the int8 dot-product peak (%.0f G/s)\n"
+                "decode(%ld)   %8.1f tok/s  %7.1f GB/s               %3.0f%% of the read bandwidth (%.1f GB/s)\n",
+                directory.c_str(), team.size(), kernels::table().name, bytes_text(model->active_bytes()).c_str(), bytes_text(rss).c_str(), load_s,
+                static_cast<long>(options.bench_prompt), r.prefill_tok_s, r.prefill_gmac_s, 100 * r.prefill_fraction, r.limits.int8_gmac_s,
+                static_cast<long>(options.bench_tokens), r.decode_tok_s, r.decode_gb_s, 100 * r.decode_fraction, r.limits.read_gb_s);
+  write_stdout(text);
+  return exit_done;
+}
+
+}  // namespace engine::cli
