@@ -37,6 +37,7 @@ class Chat {
   Turn answer(bool go_on);
   void finish_answer(const GenerationResult& result, bool go_on);
   void welcome();
+  void warn_of_history();
   void notice(std::string_view text) { interactive_ ? write_stdout(printable(text)) : write_stderr(printable(text)); }
   void remark(std::string_view text, std::string_view sgr) {
     if (options_.quiet) return;
@@ -49,6 +50,7 @@ class Chat {
   std::optional<std::string> next_line_; // typed in place of an answer to a question
   std::vector<int32_t> prompt_, answer_; // ids of the last answer, for going on with it
   History history_;
+  bool history_warned_ = false;
   std::optional<LineEditor> editor_;     // on a terminal
 };
 
@@ -57,12 +59,18 @@ void Chat::welcome() {
   const ModelSpec& spec = session_.engine().model().spec();
   notice(session_.model_name() + ": " + spec.architecture + ", context " + std::to_string(session_.context()) +
          "\n!help lists the commands, Ctrl-D leaves.\n");
-  if (!history_.problem().empty()) remark("history is not kept: " + history_.problem(), style::yellow);
+}
+
+void Chat::warn_of_history() {
+  if (history_.problem().empty() || history_warned_) return;
+  history_warned_ = true;
+  remark("the history is not kept: " + history_.problem(), style::yellow);
 }
 
 int Chat::run_on_terminal() {
   welcome();
   for (;;) {
+    warn_of_history();
     std::string line;
     if (next_line_) {
       line = std::move(*next_line_);
@@ -160,6 +168,11 @@ Chat::Turn Chat::answer(bool go_on) {
   }
   std::vector<int32_t> prompt = prompt_;
   prompt.insert(prompt.end(), answer_.begin(), answer_.end());
+  if (static_cast<int64_t>(prompt.size()) >= session_.context()) {
+    throw Error("the conversation has " + std::to_string(prompt.size()) + " tokens with this message: expected fewer than " +
+                    std::to_string(session_.context()) + " (the context)",
+                "the message is not part of the chat; !undo or !clear makes room, --ctx N asks for more");
+  }
   GenerationResult result;
   try {
     const InterruptGuard guard(false);

@@ -180,6 +180,9 @@ QuietInput::~QuietInput() {
   if (original_known != 0) tcsetattr(STDIN_FILENO, TCSADRAIN, &original_mode);
 }
 
-void prepare_signals() { ::signal(SIGPIPE, SIG_IGN); }
+void prepare_signals() {
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);  // ulimit -f
+}
 
 }  // namespace engine::cli

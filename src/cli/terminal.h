@@ -65,7 +65,7 @@ class QuietInput {
   QuietInput& operator=(const QuietInput&) = delete;
 };
 
-/// Sets up what every command needs: SIGPIPE ignored (a failed write is an Error instead).
+/// Sets up what every command needs: a failed write is an Error and no signal.
 void prepare_signals();
 
 }  // namespace engine::cli
