@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include <chrono>
+#include <ctime>
 #include <thread>
 
 #include "base/error.h"
@@ -278,11 +278,13 @@ TEST_CASE("no template hangs, overflows the stack or takes all memory") {
       "{{ 'a' | slice(10 ** 12) | list }}",
       "{% set x = joiner %}{{ x(x)(1, 2, 3) }}",
   };
+  JinjaTemplate::Options options;
+  options.limits.max_steps = 3'000'000;
   for (const std::string& source : hostile) {
     CAPTURE(source.substr(0, 100));
-    const auto start = std::chrono::steady_clock::now();
-    CHECK(error_of(source) != "");
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
+    const std::clock_t start = std::clock();
+    CHECK(error_of(source, {}, options) != "");
+    CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 20);
   }
 }
 

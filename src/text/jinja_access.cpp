@@ -152,7 +152,9 @@ bool Iter::next(Evaluator& ev, Value* out) {
       if (position_ >= s.size()) return false;
       const size_t begin = position_;
       utf8_next(s, &position_);
-      *out = substring(ev.budget, value_, begin, position_);
+      TextBuilder one(ev.budget);  // a str even if the text is Markup
+      one.append(value_.string(), begin, position_);
+      *out = one.finish();
       return true;
     }
     case Kind::list:

@@ -162,9 +162,9 @@ struct Stmt {
 };
 
 struct Ast {
+  std::deque<String> strings;  // first: constants in expressions point here to the last
   std::deque<Expr> exprs;
   std::deque<Stmt> stmts;
-  std::deque<String> strings;
   std::unordered_map<std::string, const String*> names;
   std::vector<Stmt*> body;
   Function root;

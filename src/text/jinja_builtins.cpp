@@ -99,11 +99,17 @@ Value is_at_least(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   return yes(ev.less(p[0], v) || ev.equal(v, p[0]));
 }
 Value is_in(Evaluator& ev, const Value& v, const Value* p, CallArgs&) { return yes(ev.contains(p[0], v)); }
+/// `v` as a key of Jinja's own dict of filters or tests.
+std::string_view builtin_name(const Value& v) {
+  uint64_t hash;
+  if (!hash_value(v, &hash)) raise_type_error("unhashable type: '" + type_name(v) + "'");
+  return v.is_string() ? v.string().text : std::string_view();
+}
 Value is_filter(Evaluator&, const Value& v, const Value*, CallArgs&) {
-  return yes(v.is_string() && find_filter(v.string().text) != nullptr);
+  return yes(find_filter(builtin_name(v)) != nullptr);
 }
 Value is_test(Evaluator&, const Value& v, const Value*, CallArgs&) {
-  return yes(v.is_string() && find_test(v.string().text) != nullptr);
+  return yes(find_test(builtin_name(v)) != nullptr);
 }
 Value is_same(Evaluator&, const Value& v, const Value* p, CallArgs&) {
   if (v.is_string() && p[0].is_string()) return yes(v.string().text == p[0].string().text);

@@ -6,16 +6,6 @@
 
 namespace engine::jinja {
 
-namespace {
-/// Leaves room on the smallest stack a thread may have here (2 MB).
-constexpr ptrdiff_t max_stack_bytes = ptrdiff_t{1} << 20;
-}  // namespace
-
-void Evaluator::check_stack() {
-  if (stack_top_ - static_cast<const char*>(__builtin_frame_address(0)) > max_stack_bytes) [[unlikely]]
-    raise_too_nested();
-}
-
 /// Collects output somewhere else for as long as it lives.
 struct Evaluator::Capture {
   explicit Capture(Evaluator& ev_) : ev(ev_), text(ev_.budget), saved(ev_.out_) { ev.out_ = &text; }

@@ -13,6 +13,9 @@
 
 namespace engine::jinja {
 
+/// What a rendering may take of the stack; leaves room on the smallest one a thread may have here (2 MB).
+inline constexpr ptrdiff_t max_stack_bytes = ptrdiff_t{1} << 20;
+
 /// The variables of a running function. Closures keep it alive.
 struct Frame final : Mutable {
   Frame(Budget* budget_, int n_slots, Frame* parent_)
@@ -160,7 +163,10 @@ class Evaluator {
   /// Python's int(x) for an argument; booleans count. TypeError naming what it is for.
   int64_t index_argument(const Value& v);
   /// Guards recursive walks in builtins.
-  void check_stack();
+  void check_stack() const {
+    if (stack_top_ - static_cast<const char*>(__builtin_frame_address(0)) > max_stack_bytes) [[unlikely]]
+      raise_too_nested();
+  }
 
   const std::string& now() const { return options_.now; }
 

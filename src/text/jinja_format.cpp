@@ -163,7 +163,7 @@ class PercentFormatter {
       one(t, &pos);
     }
     out_.append(f, pos, t.size());
-    const bool is_mapping = values_.is(Kind::dict) || values_.is(Kind::list);
+    const bool is_mapping = values_.is(Kind::dict) || values_.is(Kind::list) || values_.is_undefined();
     const bool all_used = values_.is(Kind::tuple) ? next_ >= values_.list().items.size() : next_ > 0 || is_mapping;
     if (!all_used) raise_type_error("not all arguments converted during string formatting");
     return out_.finish(f.markup);

@@ -110,6 +110,7 @@ Value list_filter(Evaluator& ev, const Value& v, const Value*, CallArgs&) { retu
 
 Value random_filter(Evaluator& ev, const Value& v, const Value*, CallArgs&) {
   const int64_t n = ev.length(v);
+  if (v.is(Kind::dict) || v.is(Kind::view)) raise("KeyError", "a " + type_name(v) + " has no order to choose from");
   if (n == 0) return ev.undefined_hint("No random item, sequence was empty.");
   const auto now = static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
   return ev.item(v,

@@ -144,12 +144,14 @@ Value to_int(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   return otherwise;
 }
 
+/// With null for `p` a value that is no number gives none.
 Value to_float(Evaluator&, const Value& v, const Value* p, CallArgs&) {
   if (v.is_undefined()) raise_undefined(v);
   double d;
   if (v.is_number()) return Value::real(v.as_real(), v.trusted());
   if (v.is(Kind::big_uint)) return Value::real(static_cast<double>(v.as_big_uint()), v.trusted());
   if (v.is_string() && parse_float(v.string().text, &d)) return Value::real(d, v.string().all_trusted());
+  if (p == nullptr) return Value::none();
   return given(p[0]) ? p[0] : Value::real(0);
 }
 
@@ -195,7 +197,10 @@ Value round_filter(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
 }
 
 Value file_size(Evaluator& ev, const Value& v, const Value* p, CallArgs& args) {
-  const double bytes = v.is_string() || v.is_number() ? to_float(ev, v, p + 1, args).as_real() : 0;
+  const Value number = to_float(ev, v, nullptr, args);
+  if (!number.is(Kind::real))
+    raise_type_error("float() argument must be a string or a real number, not '" + type_name(v) + "'");
+  const double bytes = number.as_real();
   const bool binary = flag(ev, p[0]);
   const double base = binary ? 1024 : 1000;
   if (bytes == 1) return ev.text("1 Byte", v.trusted());
@@ -217,17 +222,15 @@ Value file_size(Evaluator& ev, const Value& v, const Value* p, CallArgs& args) {
 // --------------------------------------------------------------------------------------------------------------------
 
 Value truncate(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
-  if (v.is_undefined()) raise_undefined(v);
-  const Value s = v;
-  if (!s.is_string()) raise_type_error("object of type '" + type_name(v) + "' has no len()");
   const int64_t limit = given(p[0]) ? ev.index_argument(p[0]) : 255;
   const Value end = given(p[2]) ? ev.to_str(p[2]) : ev.text("...", true);
   const int64_t leeway = given(p[3]) && !p[3].is_none() ? ev.index_argument(p[3]) : 5;
   const int64_t keep = limit - ev.length(end);
   if (keep < 0) raise("AssertionError", "expected length >= " + std::to_string(ev.length(end)));
   if (leeway < 0) raise("AssertionError", "expected leeway >= 0");
-  if (limit > INT64_MAX - leeway || ev.length(s) <= limit + leeway) return s;
-  Value head = ev.slice(s, Value::none(), Value::integer(keep), Value::none());
+  if (limit > INT64_MAX - leeway || ev.length(v) <= limit + leeway) return v;
+  if (!v.is_string()) raise_type_error("'" + type_name(v) + "' object cannot be truncated");
+  Value head = ev.slice(v, Value::none(), Value::integer(keep), Value::none());
   if (!flag(ev, p[1])) head = split(ev, head, ev.text(" ", true), 1, true)[0];
   return ev.binary(ExprType::add, head, end);
 }
