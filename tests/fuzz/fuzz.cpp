@@ -50,7 +50,9 @@ struct Target {
 
 std::vector<std::string> model_directories() {
   std::vector<std::string> out;
-  for (const auto& entry : std::filesystem::directory_iterator(test::data_file("models"))) out.push_back(entry.path().string());
+  for (const auto& entry : std::filesystem::directory_iterator(test::data_file("models"))) {
+    if (entry.is_directory()) out.push_back(entry.path().string());
+  }
   std::sort(out.begin(), out.end());
   return out;
 }
