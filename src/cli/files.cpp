@@ -17,8 +17,10 @@ namespace {
 void make_directories(const std::filesystem::path& directory, mode_t mode) {
   if (directory.empty() || std::filesystem::is_directory(directory)) return;
   make_directories(directory.parent_path(), mode);
-  if (::mkdir(directory.c_str(), mode) != 0 && errno != EEXIST) {
-    throw Error(directory.string() + ": cannot make the directory: " + std::strerror(errno));
+  if (::mkdir(directory.c_str(), mode) == 0) return;
+  const int reason = errno;
+  if (!std::filesystem::is_directory(directory)) {  // somebody else may have made it meanwhile
+    throw Error(directory.string() + ": cannot make the directory: " + std::strerror(reason));
   }
 }
 

@@ -39,7 +39,7 @@ class Terminal(Case):
 
     def start(self, *arguments, name="tiny", path=None, columns=80, rows=40, environment="", **changes):
         path = path or model(name, **changes)
-        command = " ".join(shlex.quote(word) for word in [ENGINE, "chat", path, *arguments])
+        command = " ".join(shlex.quote(word) for word in [ENGINE, "chat", path, "--threads", "1", *arguments])
         shell = "trap : INT; cd %s; HOME=%s %s %s; echo \"[exit $?]\"; exec sleep 1000" % (
             shlex.quote(self.home), shlex.quote(self.home), environment, command)
         if self.running:
@@ -248,7 +248,7 @@ class Terminal(Case):
         self.waits_for(r"\[exit 0\]$")
 
     def test_typing_ahead(self):
-        self.start("eos_token_id=None", "max_new_tokens=3000", "stop_strings=[\"nothing\"]", name="long", context=1 << 20)
+        self.start("eos_token_id=None", "max_new_tokens=1000", "stop_strings=[\"nothing\"]", name="long", context=1 << 20)
         self.type("go")
         self.keys("Enter")
         self.type("n")

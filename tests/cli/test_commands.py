@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import resource
 import struct
 import subprocess
 
@@ -198,7 +199,8 @@ class Generate(Case):
         self.assertEqual((answer["text"], answer["finish_reason"]), ("ABCD", "stop"))
 
     def test_dtypes_and_threads(self):
-        for flags in (["--dtype", "float32"], ["--dtype", "bfloat16"], ["--dtype", "float16"], ["--kv-dtype", "bfloat16"], ["--threads", "1"],
+        for flags in (["--dtype", "float32"], ["--dtype", "bfloat16"], ["--dtype", "float16"], ["--dtype", "int8"],
+                      ["--dtype", "int4"], ["--load-in-8bit"], ["--load-in-4bit"], ["--kv-dtype", "bfloat16"], ["--threads", "1"],
                       ["--threads", "3"], ["--ctx", "100"], ["--mem", "1G"], ["--mem", "1.5GiB", "--dtype", "bfloat16"]):
             with self.subTest(flags=flags):
                 self.assertEqual(self.succeeds(engine("generate", model(), "-p", "x", *flags)).out, ALPHABET + "\n")
@@ -291,6 +293,16 @@ class BadInput(Case):
                 self.assertEqual((done.returncode, done.stderr.decode().count("\n")), (1, 1), done)
                 self.assertIn("stdout", done.stderr.decode())
 
+    def test_full_disk_in_a_chat(self):
+        def limited():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
+        done = subprocess.run([ENGINE, "chat", model()], input=b"one\n!save too-large.json\n!tokens\n", capture_output=True, cwd=HERE,
+                              env=ENVIRONMENT, timeout=60, preexec_fn=limited)
+        self.assertEqual((done.returncode, done.stdout.decode()), (0, ALPHABET + "\n"))
+        self.assertIn("engine: too-large.json: cannot write: ", done.stderr.decode())
+        self.assertIn("context: ", done.stderr.decode())
+        self.assertEqual([name for name in os.listdir(HERE) if "too-large" in name], [])
+
     def test_reader_gone(self):
         long = model("long", context=1 << 20)
         process = subprocess.Popen([ENGINE, "generate", long, "-p", "x", "--stream", "-q", "eos_token_id=None", "max_new_tokens=1000000"],
@@ -307,6 +319,22 @@ class BadInput(Case):
         result = engine("generate", model(), "--messages", path)
         self.assertEqual(result.code, 1)
         self.assertNotIn("\x1b", result.err)
+
+
+class HubCache(Case):
+    def test_hub_id(self):
+        commit = "0123456789abcdef0123456789abcdef01234567"
+        hub = os.path.join(HERE, "hf", "hub")
+        tiny_model.write(os.path.join(hub, "models--Some--Tiny", "snapshots", commit))
+        write_file("hf/hub/models--Some--Tiny/refs/main", commit)
+        for environment in ({"HF_HOME": os.path.join(HERE, "hf")}, {"HF_HUB_CACHE": hub}):
+            for flags in ([], ["--revision", commit]):
+                result = engine("generate", "Some/Tiny", "-p", "x", "-q", *flags, environment=environment)
+                self.assertEqual(self.succeeds(result).out, ALPHABET + "\n")
+        self.fails(engine("generate", "Some/Tiny", "-p", "x", "--revision", "other", environment={"HF_HUB_CACHE": hub}), 1, "other", "download")
+        self.fails(engine("generate", "Some/Tiny", "-p", "x", "--revision", "../x", environment={"HF_HUB_CACHE": hub}), 1, "--revision")
+        result = self.succeeds(engine("chat", "Some/Tiny", stdin="one\n!save\n", environment={"HF_HUB_CACHE": hub}))
+        self.assertIn("Saved to ./chat_history/Some/Tiny/chat_", result.err)
 
 
 class Inspect(Case):
