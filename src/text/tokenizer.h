@@ -16,6 +16,8 @@ namespace engine {
 class Tokenizer {
  public:
   /// Loads tokenizer.json with tokenizer_config.json and special_tokens_map.json beside it. Throws Error: file, what is not supported.
+  /// tokenizer.json's own post-processor says which special tokens encode() adds; its truncation and padding are not applied, and
+  /// neither is add_bos_token of tokenizer_config.json.
   static Tokenizer from_directory(const std::string& directory);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
@@ -25,10 +27,13 @@ class Tokenizer {
   /// Invalid UTF-8 is replaced by U+FFFD first.
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const;
 
-  /// Encodes rendered chat text. Control tokens (every added token marked special, and every added token that any template could use
-  /// as a delimiter) are recognised in trusted spans only; in untrusted ones their characters are ordinary text. Otherwise the result is what
-  /// encode() gives for the joined text: a span boundary by itself does not split a word, a normalisation or a pre-token.
-  /// No special tokens are added.
+  /// Encodes rendered chat text. Control tokens are recognised in trusted spans only: every character of one must be trusted. In
+  /// untrusted ones their characters are ordinary text, and what merging would make a control token of is left in smaller tokens.
+  /// Otherwise the result is what encode() gives for the joined text: a span boundary by itself does not split a word, a
+  /// normalisation or a pre-token. No special tokens are added. User text without any template is one untrusted span.
+  ///
+  /// Control tokens are the added tokens marked special (in tokenizer.json or named in the configuration) and those others whose
+  /// content is not just letters, digits and blanks, HTML elements (Gemma's <td>, <h1>, ...) excepted.
   std::vector<int32_t> encode(std::span<const TextSpan> spans) const;
 
   /// As `decode(ids, skip_special_tokens)` of the Rust library. Ids outside the vocabulary are ignored.
@@ -56,6 +61,7 @@ class Tokenizer {
 
 /// Turns ids into text one at a time. The pieces joined, with the flush at the end, equal decode() of all ids; no piece ends inside a
 /// UTF-8 sequence. Linear time: the cost of a token does not depend on how many came before.
+/// The tokenizer must outlive it.
 class Detokenizer {
  public:
   Detokenizer(const Tokenizer& tokenizer, bool skip_special_tokens);

@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t kMaxFileBytes = size_t{512} << 20;
 constexpr size_t kMaxAddedTokens = 1'000'000;
+constexpr size_t kMaxComponentBytes = size_t{16} << 20;
 
 std::string_view text_of(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
@@ -35,8 +36,10 @@ auto in_file(const std::string& path, F&& read) {
   try {
     return read();
   } catch (const Error& e) {
-    if (e.message.starts_with(path)) throw;
-    throw Error(path + ": " + e.message, e.hint);
+    const bool has_path = e.message.starts_with(path);
+    throw Error(
+        has_path ? path + one_line(std::string_view(e.message).substr(path.size())) : path + ": " + one_line(e.message),
+        e.hint);
   }
 }
 
@@ -364,7 +367,11 @@ Pipeline read_tokenizer_json(const std::string& path) {
   std::vector<AddedToken> added;
   std::set<std::string> seen;
   std::string_view model;
-  const auto component = [&](const char* name) { return parse_json(in.skip(), path + ": " + name); };
+  const auto component = [&](const char* name) {
+    const std::string_view text = in.skip();
+    if (text.size() > kMaxComponentBytes) throw Error(path + ": " + name + ": expected at most 16 MiB");
+    return parse_json(text, path + ": " + name);
+  };
   const auto read_model = [&](JsonScanner& from) {
     out.model.emplace(ModelReader(path, out.pre_tokenizer.ends_in_bytes()).read(from));
   };

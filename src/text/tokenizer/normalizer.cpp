@@ -20,6 +20,8 @@ std::string string_member(const Json& object, const char* component, const char*
   const Json& value = member(object, component, name);
   if (!value.is_string())
     throw Error(std::string(component) + ": " + name + ": expected a string, got " + value.type_name());
+  if (value.get_ref<const std::string&>().size() > 100'000)
+    throw Error(std::string(component) + ": " + name + ": expected at most 100000 bytes");
   return value.get<std::string>();
 }
 bool bool_member(const Json& object, const char* component, const char* name, bool fallback) {

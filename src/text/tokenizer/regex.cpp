@@ -4,6 +4,7 @@
 #include <pcre2.h>
 
 #include <charconv>
+#include <chrono>
 #include <vector>
 
 #include "base/error.h"
@@ -17,6 +18,7 @@ constexpr int kMaxNesting = 100;
 // Backtracking that any sane splitter stays far below. A match is tried at each position, so this bounds one try, and
 // kMaxHeap its memory.
 constexpr uint32_t kMatchLimit = 2'000'000;
+constexpr size_t kMaxTranslated = size_t{4} << 20;
 constexpr uint32_t kMaxHeapKiB = 64 * 1024;
 
 std::string code_point_escape(uint32_t cp) {
@@ -47,6 +49,7 @@ class Translator {
   std::string run() {
     std::vector<size_t> open_groups;
     while (p_ < end_) {
+      if (out_.size() > kMaxTranslated) fail("fewer classes");
       const char c = *p_;
       if (c == '\\') {
         begin_atom();
@@ -78,7 +81,7 @@ class Translator {
 
  private:
   [[noreturn]] void fail(std::string_view what) const {
-    throw Error("pattern '" + std::string(whole_) + "': expected " + std::string(what));
+    throw Error("pattern '" + one_line(whole_) + "': expected " + std::string(what));
   }
   void begin_atom() { atom_ = out_.size(); }
 
@@ -436,7 +439,7 @@ struct Regex::Impl {
   pcre2_code* code = nullptr;
   pcre2_match_context* context = nullptr;
   bool jit = false;
-  std::string pattern;
+  std::string pattern;  // as messages show it
   ~Impl() {
     pcre2_code_free(code);
     pcre2_match_context_free(context);
@@ -444,7 +447,7 @@ struct Regex::Impl {
 };
 
 Regex::Regex(std::string_view pattern) : impl_(std::make_unique<Impl>()) {
-  impl_->pattern = pattern;
+  impl_->pattern = one_line(pattern);
   const std::string translated = translate_pattern(pattern);
   pcre2_compile_context* compile = pcre2_compile_context_create(nullptr);
   if (compile == nullptr) throw std::bad_alloc();
@@ -458,7 +461,7 @@ Regex::Regex(std::string_view pattern) : impl_(std::make_unique<Impl>()) {
   if (impl_->code == nullptr) {
     PCRE2_UCHAR message[256];
     pcre2_get_error_message(error, message, sizeof message);
-    throw Error("pattern '" + std::string(pattern) + "': " + reinterpret_cast<const char*>(message));
+    throw Error("pattern '" + impl_->pattern + "': " + reinterpret_cast<const char*>(message));
   }
   impl_->jit = pcre2_jit_compile(impl_->code, PCRE2_JIT_COMPLETE) == 0;
   impl_->context = pcre2_match_context_create(nullptr);
@@ -475,7 +478,17 @@ Regex::Matcher::Matcher(const Regex& regex, std::string_view text)
 }
 Regex::Matcher::~Matcher() { pcre2_match_data_free(static_cast<pcre2_match_data*>(data_)); }
 
+// The limit on one match bounds a try; a pattern that keeps just below it at every position would still take for ever.
+void Regex::Matcher::check_time() {
+  using Clock = std::chrono::steady_clock;
+  const int64_t now = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now().time_since_epoch()).count();
+  if (started_us_ == 0) started_us_ = now;
+  const int64_t allowed_us = 10'000'000 + static_cast<int64_t>(text_.size()) * 4;
+  if (now - started_us_ > allowed_us) throw Error("pattern '" + regex_.impl_->pattern + "': too slow on this text");
+}
+
 bool Regex::Matcher::find(size_t from, size_t* begin, size_t* end) {
+  if (n_finds_++ % 16 == 0) check_time();
   const Impl& regex = *regex_.impl_;
   auto* data = static_cast<pcre2_match_data*>(data_);
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text_.data());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -32,9 +33,12 @@ class Regex {
     bool find(size_t from, size_t* begin, size_t* end);
 
    private:
+    void check_time();
     const Regex& regex_;
     std::string_view text_;
     void* data_;
+    uint64_t n_finds_ = 0;
+    int64_t started_us_ = 0;
   };
 
  private:

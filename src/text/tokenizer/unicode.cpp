@@ -184,6 +184,21 @@ size_t append_lossy(std::string& out, std::string_view s, bool keep_incomplete) 
   return 0;
 }
 
+std::string one_line(std::string_view s) {
+  constexpr size_t max_bytes = 400;
+  std::string valid, out;
+  append_lossy(valid, s.substr(0, max_bytes), false);
+  for (const char c : valid) {
+    if (c == '\n')
+      out += "\\n";
+    else if (c == '\r')
+      out += "\\r";
+    else
+      out += static_cast<unsigned char>(c) < 0x20 || c == 0x7F ? ' ' : c;
+  }
+  return s.size() > max_bytes ? out + "..." : out;
+}
+
 namespace {
 // Printable Latin-1 except the blank, NBSP and the soft hyphen stand for themselves; the 68 others are U+0100 and on,
 // in order.

@@ -147,6 +147,9 @@ bool is_valid_utf8(std::string_view s);
 /// left out if `keep_incomplete`, otherwise 0.
 size_t append_lossy(std::string& out, std::string_view s, bool keep_incomplete);
 
+/// For messages: control characters become escapes, invalid UTF-8 U+FFFD, and what is long is cut.
+std::string one_line(std::string_view s);
+
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
 // --- the byte alphabet of GPT-2 ---
