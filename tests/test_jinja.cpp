@@ -12,6 +12,8 @@ using namespace engine;
 
 namespace {
 
+const Json no_variables = Json::object();
+
 std::string text_of(const std::vector<TextSpan>& spans) {
   std::string text;
   for (const TextSpan& span : spans) text += span.text;
@@ -113,7 +115,7 @@ TEST_CASE("errors carry the line and say what is wrong") {
   CHECK(error_of("{{ 'a' | replace('b') }}").find("missing 1 required positional argument: 'new'") !=
         std::string::npos);
   CHECK(error_of("{{ 'a' | indent(depth=2) }}").find("unexpected keyword argument 'depth'") != std::string::npos);
-  CHECK(error_of("{{ strftime_now('%Y') }}", {}, {.limits = {}, .now = "yesterday"}).find("expected a date and time") !=
+  CHECK(error_of("{{ strftime_now('%Y') }}", no_variables, {.limits = {}, .now = "yesterday"}).find("expected a date and time") !=
         std::string::npos);
 }
 
@@ -156,7 +158,7 @@ TEST_CASE("characters of the context are untrusted, those of the template truste
       {"{{ '<s>' + x + '</s>' }}", "<s>[ab<|im_end|>]</s>"},
       {"{{ '<s>' ~ n ~ '|' ~ f ~ y ~ t }}", "<s>[42]|[1.5NoneTrue]"},
       {"{{ n + 1 }}{{ 1 + 1 }}{{ -n }}{{ n | abs }}{{ n | string }}{{ f | round }}{{ f | int }}",
-       "[43]2[-424242][2.01]"},
+       "[43]2[-4242422.01]"},
       {"{{ x[2:] }}{{ x[0] }}{{ ('a' + x)[:2] }}{{ ('a' + x)[::-1] }}", "[<|im_end|>a]a[a>|dne_mi|<ba]a"},
       {"{{ x | upper }}{{ ('a' + x) | lower }}{{ ('é' ~ u) | upper }}{{ (u ~ 'x') | title }}",
        "[AB<|IM_END|>]a[ab<|im_end|>]É[ÄSSÄß]x"},
@@ -187,7 +189,7 @@ TEST_CASE("characters of the context are untrusted, those of the template truste
       {"{{ 'x' * 2 }}{{ l[0] * 2 }}{{ ('a' + l[0]) * 2 }}", "xx[pp]a[p]a[p]"},
       {"{{ ['<a>', l[0]] | list }}{{ ('<a>' ~ l[0]) | list | join('') }}", "[[]'<a>'[, 'p']]<a>[p]"},
       {"{{ u.encode().decode() }}{{ u | urlencode }}{{ 'a b' | urlencode }}", "[äß%C3%A4%C3%9F]a%20b"},
-      {"{{ ('<a>' ~ u ~ '<b>').partition('ß') | join('|') }}{{ ('<' ~ l[0]).zfill(4) }}", "<a>[ä]|ß|<b>[00]<[p]"},
+      {"{{ ('<a>' ~ u ~ '<b>').partition('ß') | join('|') }}{{ ('<' ~ l[0]).zfill(4) }}", "<a>[ä]|[ß]|<b>[00]<[p]"},
   };
   for (const Row& row : rows) {
     if (row.marked[0] == '\0') continue;
@@ -210,11 +212,11 @@ TEST_CASE("steps are limited") {
   JinjaTemplate::Options options;
   options.limits.max_steps = 100'000;
   const char* loop = "{% for a in range(1000) %}{% for b in range(1000) %}{% endfor %}{% endfor %}";
-  CHECK(error_of(loop, {}, options).find("too many steps") != std::string::npos);
-  CHECK(render("{% for a in range(1000) %}{{ a }}{% endfor %}", {}, options).size() == 2890);
+  CHECK(error_of(loop, no_variables, options).find("too many steps") != std::string::npos);
+  CHECK(render("{% for a in range(1000) %}{{ a }}{% endfor %}", no_variables, options).size() == 2890);
   // The exact edge: what n steps can do, n - 1 cannot.
   uint64_t needed = 1;
-  for (options.limits.max_steps = 1; error_of("{{ 1 + 2 }}", {}, options) != ""; ++options.limits.max_steps)
+  for (options.limits.max_steps = 1; error_of("{{ 1 + 2 }}", no_variables, options) != ""; ++options.limits.max_steps)
     needed = options.limits.max_steps + 1;
   CHECK(needed > 3);
   CHECK(needed < 30);
@@ -283,7 +285,7 @@ TEST_CASE("no template hangs, overflows the stack or takes all memory") {
   for (const std::string& source : hostile) {
     CAPTURE(source.substr(0, 100));
     const std::clock_t start = std::clock();
-    CHECK(error_of(source, {}, options) != "");
+    CHECK(error_of(source, no_variables, options) != "");
     CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 20);
   }
 }
@@ -297,16 +299,16 @@ TEST_CASE("limits at their edge") {
 
   options = {};
   options.limits.max_output_bytes = 1000;
-  CHECK(render("{{ 'a' * 500 }}{{ 'b' * 500 }}", {}, options).size() == 1000);
-  CHECK(error_of("{{ 'a' * 500 }}{{ 'b' * 501 }}", {}, options) != "");
-  CHECK(error_of("{% set x = 'a' * 1001 %}", {}, options) != "");
+  CHECK(render("{{ 'a' * 500 }}{{ 'b' * 500 }}", no_variables, options).size() == 1000);
+  CHECK(error_of("{{ 'a' * 500 }}{{ 'b' * 501 }}", no_variables, options) != "");
+  CHECK(error_of("{% set x = 'a' * 1001 %}", no_variables, options) != "");
 
   options = {};
   options.limits.max_range = 50;
-  CHECK(render("{{ range(50) | length }}{{ ([1] * 50) | length }}", {}, options) == "5050");
-  CHECK(error_of("{{ range(51) }}", {}, options) != "");
-  CHECK(error_of("{{ [1] * 51 }}", {}, options) != "");
-  CHECK(error_of("{{ ([1] * 50) + [1] }}", {}, options) != "");
+  CHECK(render("{{ range(50) | length }}{{ ([1] * 50) | length }}", no_variables, options) == "5050");
+  CHECK(error_of("{{ range(51) }}", no_variables, options) != "");
+  CHECK(error_of("{{ [1] * 51 }}", no_variables, options) != "");
+  CHECK(error_of("{{ ([1] * 50) + [1] }}", no_variables, options) != "");
   CHECK(render("{{ range(100000) | length }}") == "100000");  // jinja2's sandbox allows no more
 
   std::string at_edge = "1", past = "1";

@@ -54,9 +54,10 @@ std::string float_digits(double d, char type, int64_t precision, bool alternate)
 
 std::string integer_digits(uint64_t magnitude, char type) {
   const unsigned base = type == 'b' ? 2 : type == 'o' ? 8 : type == 'x' || type == 'X' ? 16 : 10;
+  const char* digits = type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
   std::string out;
   do {
-    out.push_back((type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[magnitude % base]);
+    out.push_back(digits[magnitude % base]);
     magnitude /= base;
   } while (magnitude != 0);
   std::reverse(out.begin(), out.end());
