@@ -4,8 +4,9 @@
 //   fuzz TARGET --replay FILE        one input again
 //
 // An input must either be accepted and then work, or be refused with an Error of one line. Anything else fails: another exception, a crash (the
-// sanitizers see more of them), an input that takes longer than a few seconds, or memory beyond a bound. The input that was in work is left in
-// the file that is named at the start.
+// sanitizers see more of them), an input that takes longer than a few seconds, or memory beyond a bound. The input is then left in a file
+// fuzz-failure-PID, or after a crash its seed in the file that is named at the start.
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -258,14 +259,17 @@ int main(int argc, char** argv) {
   const uint64_t first_seed = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 1;
   const auto start = std::chrono::steady_clock::now();
   uint64_t n = 0;
+  // After a crash this file holds the seed; `fuzz TARGET 0.01 SEED` makes the input again.
+  const int seed_file = open(dir.file("seed").c_str(), O_WRONLY | O_CREAT, 0600);
+  std::fprintf(stderr, "fuzz: the seed in work is in %s\n", dir.file("seed").c_str());
   for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds; ++n) {
     Mutator mutator(first_seed + n);
     const std::string input = target.make(mutator);
-    // A crash leaves the number on the last line of the log; `fuzz TARGET 0.001 SEED` makes the input again.
-    std::fprintf(stderr, "\rseed %llu ", static_cast<unsigned long long>(first_seed + n));
+    const std::string number = std::to_string(first_seed + n) + "\n";
+    if (pwrite(seed_file, number.data(), number.size(), 0) < 0) return 2;
     const std::string problem = attempt(target, input);
     if (!problem.empty()) return fail(problem, input);
   }
-  std::fprintf(stderr, "\nfuzz: %llu inputs\n", static_cast<unsigned long long>(n));
+  std::fprintf(stderr, "fuzz: %llu inputs\n", static_cast<unsigned long long>(n));
   return n > 0 ? 0 : 1;
 }

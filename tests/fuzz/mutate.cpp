@@ -68,7 +68,7 @@ Json Mutator::json(Json document) {
         else if (node.is_object()) node[odd_value().dump(-1, ' ', false, Json::error_handler_t::replace)] = odd_value();
         break;
       case 4:
-        if (node.is_number_integer()) node = node.get<int64_t>() + static_cast<int64_t>(below(5)) - 2;
+        if (node.is_number_integer()) node = static_cast<int64_t>(node.get<uint64_t>() + below(5) - 2);  // wraps
         else if (node.is_number_float()) node = node.get<double>() * (one_in(2) ? -1 : 1e10);
         else if (node.is_string()) node = bytes(node.get<std::string>(), std::vector<std::string>{"a", " ", "\xFF", "\xC2"});
         break;
