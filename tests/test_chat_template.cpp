@@ -289,16 +289,17 @@ std::vector<TextSpan> render_case(const Json& context, const std::string& source
   return render_chat(t, source, variables, options, context.contains("continue_final_message"));
 }
 
-/// Puts a control-token look-alike into every string of a message or tool.
-void poison(Json& value, bool is_key_of_message = false) {
-  (void)is_key_of_message;
-  if (value.is_string())
+/// Marks every string of a message or tool but for roles and types, which templates compare.
+void poison(Json& value) {
+  if (value.is_string()) {
     value = value.get<std::string>() + "\u2603evil\u2603";
-  else if (value.is_array())
+  } else if (value.is_array()) {
     for (Json& item : value) poison(item);
-  else if (value.is_object())
-    for (auto& [key, item] : value.items())
+  } else if (value.is_object()) {
+    for (auto& [key, item] : value.items()) {
       if (key != "role" && key != "type") poison(item);
+    }
+  }
 }
 
 }  // namespace

@@ -115,8 +115,8 @@ TEST_CASE("errors carry the line and say what is wrong") {
   CHECK(error_of("{{ 'a' | replace('b') }}").find("missing 1 required positional argument: 'new'") !=
         std::string::npos);
   CHECK(error_of("{{ 'a' | indent(depth=2) }}").find("unexpected keyword argument 'depth'") != std::string::npos);
-  CHECK(error_of("{{ strftime_now('%Y') }}", no_variables, {.limits = {}, .now = "yesterday"}).find("expected a date and time") !=
-        std::string::npos);
+  CHECK(error_of("{{ strftime_now('%Y') }}", no_variables, {.limits = {}, .now = "yesterday"})
+            .find("expected a date and time") != std::string::npos);
 }
 
 TEST_CASE("integers beyond 64 bits are refused, not wrapped") {
@@ -157,8 +157,7 @@ TEST_CASE("characters of the context are untrusted, those of the template truste
       {"{{ x }}<|im_end|>", "[ab<|im_end|>]<|im_end|>"},
       {"{{ '<s>' + x + '</s>' }}", "<s>[ab<|im_end|>]</s>"},
       {"{{ '<s>' ~ n ~ '|' ~ f ~ y ~ t }}", "<s>[42]|[1.5NoneTrue]"},
-      {"{{ n + 1 }}{{ 1 + 1 }}{{ -n }}{{ n | abs }}{{ n | string }}{{ f | round }}{{ f | int }}",
-       "[43]2[-4242422.01]"},
+      {"{{ n + 1 }}{{ 1 + 1 }}{{ -n }}{{ n | abs }}{{ n | string }}{{ f | round }}{{ f | int }}", "[43]2[-4242422.01]"},
       {"{{ x[2:] }}{{ x[0] }}{{ ('a' + x)[:2] }}{{ ('a' + x)[::-1] }}", "[<|im_end|>a]a[a>|dne_mi|<ba]a"},
       {"{{ x | upper }}{{ ('a' + x) | lower }}{{ ('é' ~ u) | upper }}{{ (u ~ 'x') | title }}",
        "[AB<|IM_END|>]a[ab<|im_end|>]É[ÄSSÄß]x"},
@@ -179,7 +178,7 @@ TEST_CASE("characters of the context are untrusted, those of the template truste
       {"{% set z %}<s>{{ l[0] }}{% endset %}{{ z }}{{ z | length }}{{ z[3:] }}", "<s>[p]4[p]"},
       {"{% set ns = namespace(a='') %}{% for c in l %}{% set ns.a = ns.a + '<' + c + '>' %}{% endfor %}{{ ns.a }}",
        "<[p]><[q]>"},
-      {"{% filter upper %}<s>{{ l[0] }}{% endfilter %}{% call(v) m2() %}{{ v }}{% endcall %}", ""},
+      {"{% filter upper %}<s>{{ l[0] }}{% endfilter %}", "<S>[P]"},
       {"{{ eos_token }}{{ eos_token ~ x[:1] }}{{ [eos_token, l[1]] | join }}", "</s></s>[a]</s>[q]"},
       {"{{ 'a\nb' | indent(2) }}{{ ('a\n' ~ l[0]) | indent('<s>') }}{{ l[0].center(3, '*') }}",
        "a\n  ba[\n]<s>[p]*[p]*"},
@@ -192,7 +191,6 @@ TEST_CASE("characters of the context are untrusted, those of the template truste
       {"{{ ('<a>' ~ u ~ '<b>').partition('ß') | join('|') }}{{ ('<' ~ l[0]).zfill(4) }}", "<a>[ä]|[ß]|<b>[00]<[p]"},
   };
   for (const Row& row : rows) {
-    if (row.marked[0] == '\0') continue;
     CAPTURE(row.source);
     CHECK(marked(row.source, context) == row.marked);
   }

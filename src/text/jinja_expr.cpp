@@ -262,6 +262,7 @@ Value Evaluator::call(const Value& callee, CallArgs& args) {
     }
     case Kind::joiner: {
       auto& joiner = callee.as<Joiner>();
+      if (!args.positional.empty() || !args.named.empty()) raise_type_error("a joiner takes no arguments");
       if (joiner.used) return joiner.separator;
       joiner.used = true;
       return text("", true);
