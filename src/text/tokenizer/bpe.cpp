@@ -40,7 +40,7 @@ void MergeTable::build(const std::vector<Row>& rows) {
 // One cache line: pre-tokens of up to 24 bytes and 9 ids. Direct-mapped, the newest wins.
 struct BpeScratch::CacheEntry {
   static constexpr size_t max_bytes = 24, max_ids = 9;
-  static constexpr int bits = 14;
+  static constexpr int bits = 15;
   uint64_t key[3];
   uint8_t n_bytes;  // 0: free
   uint8_t n_ids;
@@ -311,6 +311,8 @@ void Bpe::merge_few(std::vector<int32_t>& symbols, bool untrusted) const {
     ranks[i] = m.rank;
     merged[i] = m.id;
   };
+  // The table is larger than the caches: let the accesses overlap.
+  for (size_t i = 0; i + 1 < n; ++i) merges_.prefetch(ids[i], ids[i + 1]);
   for (size_t i = 0; i + 1 < n; ++i) look_up(i);
   while (n > 1) {
     size_t best = 0;
@@ -324,6 +326,7 @@ void Bpe::merge_few(std::vector<int32_t>& symbols, bool untrusted) const {
       merged[i] = merged[i + 1];
     }
     --n;
+    if (best > 0 && best + 1 < n) merges_.prefetch(ids[best], ids[best + 1]);
     if (best > 0) look_up(best - 1);
     if (best + 1 < n) look_up(best);
   }

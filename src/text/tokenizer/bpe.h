@@ -49,6 +49,7 @@ class MergeTable {
       if (slot.c == kFree) return {};
     }
   }
+  void prefetch(int32_t left, int32_t right) const { __builtin_prefetch(&slots_[slot_of(key_of(left, right))]); }
   template <class F>
   void for_each(F&& f) const {
     for (const Slot& s : slots_) {
