@@ -193,7 +193,8 @@ Value round_filter(Evaluator& ev, const Value& v, const Value* p, CallArgs&) {
   if (method != "ceil" && method != "floor") raise("FilterArgumentError", "method must be common, ceil or floor");
   const double power = std::pow(10.0, static_cast<double>(digits));
   const double scaled = v.as_real() * power;
-  return Value::real((method == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / power, v.trusted());
+  return Value::real((method == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / power + 0.0,
+                     v.trusted());  // no -0.0
 }
 
 Value file_size(Evaluator& ev, const Value& v, const Value* p, CallArgs& args) {
