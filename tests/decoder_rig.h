@@ -22,7 +22,9 @@ struct Rig {
       : model(std::move(model_)),
         team(n_threads),
         pool(KvLayout::of(model->spec(), kernels::KvFormat::f32), 512),
-        decoder(model, team, max_tokens, max_tokens) {}
+        decoder(model, team, max_tokens, max_tokens) {
+    decoder.set_min_shared_work(0);  // tiny models, all threads
+  }
 
   int vocab_size() const { return model->spec().vocab_size; }
 

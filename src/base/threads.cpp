@@ -43,13 +43,14 @@ Team::Team(int n_threads) : n_threads_(n_threads), shared_(std::make_unique<Shar
 
 Team::~Team() = default;
 
+void Team::run_alone(FunctionRef<void(Worker&)> body) {
+  Worker worker(*this, 0, 1);
+  body(worker);
+}
+
 void Team::run(FunctionRef<void(Worker&)> body) {
   for (auto& c : shared_->counters) c.store(0, std::memory_order_relaxed);
-  if (n_threads_ == 1) {
-    Worker worker(*this, 0, 1);
-    body(worker);
-    return;
-  }
+  if (n_threads_ == 1) return run_alone(body);
   bool complete = true;
 #pragma omp parallel num_threads(n_threads_)
   {

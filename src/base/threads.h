@@ -84,6 +84,8 @@ class Team {
 
   /// Runs body(worker) on every thread and returns when all have finished. The body must not throw.
   void run(FunctionRef<void(Worker&)> body);
+  /// Runs it on the calling thread alone, as a team of one: for work that is shorter than waking the others.
+  void run_alone(FunctionRef<void(Worker&)> body);
 
  private:
   friend class Worker;

@@ -472,7 +472,10 @@ void Decoder::Impl::run(Worker& w) {
 
 void Decoder::Impl::forward(std::span<const BatchItem> batch) {
   plan(batch);
-  team.run([this](Worker& w) { run(w); });
+  // A step of a tiny model takes less time than its barriers, above all where other programs want the cores too.
+  const auto body = [this](Worker& w) { run(w); };
+  if (static_cast<uint64_t>(n_tokens()) * model.n_active_parameters() < min_shared_work) team.run_alone(body);
+  else team.run(body);
   for (const BatchItem& item : batch) item.kv->set_size(item.kv->size() + static_cast<int64_t>(item.tokens.size()));
 }
 
@@ -492,6 +495,8 @@ std::span<float> Decoder::logits(int row) {
   const size_t vocab = static_cast<size_t>(model_->spec().vocab_size);
   return {impl_->logits + static_cast<size_t>(row) * vocab, vocab};
 }
+
+void Decoder::set_min_shared_work(uint64_t multiply_adds) { impl_->min_shared_work = multiply_adds; }
 
 uint64_t Decoder::scratch_bytes() const { return impl_->memory.size(); }
 

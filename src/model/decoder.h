@@ -45,6 +45,10 @@ class Decoder {
 
   uint64_t scratch_bytes() const;
 
+  /// Steps of fewer multiply-adds than this run on the calling thread alone: they take less time than their barriers. The bits are the
+  /// same either way; tests set 0 so that tiny models use all threads.
+  void set_min_shared_work(uint64_t multiply_adds);
+
  private:
   struct Impl;
   std::shared_ptr<const Model> model_;

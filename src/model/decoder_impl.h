@@ -50,6 +50,7 @@ struct Decoder::Impl {
   Team& team;
   const kernels::Table& kernel;
   const int max_tokens, max_logit_rows;
+  uint64_t min_shared_work = 2'000'000;
   const int64_t q_width, kv_width;  // n_heads * d_head, n_kv_heads * d_head
   KvLayout kv_layout;               // of the sequences in the current batch
 
