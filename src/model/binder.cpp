@@ -16,6 +16,8 @@ bool is_float(DType dtype) {
 
 int64_t element_bytes(Format format) { return format == Format::f32 ? 4 : 2; }
 
+size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+
 }  // namespace
 
 Format Binder::wanted_format(const MatrixSource& source, Precision precision) const {
@@ -34,21 +36,25 @@ Format Binder::wanted_format(const MatrixSource& source, Precision precision) co
 Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options)
     : model_(model), checkpoint_(checkpoint), options_(options) {}
 
+size_t Binder::converted_bytes(const kernels::Matrix& m) {
+  if (!kernels::is_quantized(m.format)) return align64(static_cast<size_t>(m.n_rows * m.n_cols * element_bytes(m.format)));
+  const int64_t n_blocks = (m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
+  return static_cast<size_t>(n_blocks) * kernels::table().packed_block_bytes(m.format, m.n_cols, m.group);
+}
+
 std::byte* Binder::own(size_t n_bytes) {
-  constexpr size_t chunk = size_t{256} << 10;  // norms and biases share chunks: a mapping each would cost a page and a table entry
-  n_bytes = (n_bytes + 63) / 64 * 64;
+  constexpr size_t min_chunk = size_t{256} << 10;
+  n_bytes = align64(n_bytes);
+  if (chunk_left_ < n_bytes) reserve(std::max(n_bytes, min_chunk));
   model_.owned_bytes_ += n_bytes;
-  if (n_bytes > chunk / 4) {
-    model_.owned_.emplace_back(n_bytes, true);
-    return model_.owned_.back().data();
-  }
-  if (chunk_left_ < n_bytes) {
-    model_.owned_.emplace_back(chunk);
-    chunk_next_ = model_.owned_.back().data();
-    chunk_left_ = chunk;
-  }
   chunk_left_ -= n_bytes;
   return std::exchange(chunk_next_, chunk_next_ + n_bytes);
+}
+
+void Binder::reserve(size_t n_bytes) {
+  model_.owned_.emplace_back(n_bytes, true);
+  chunk_next_ = model_.owned_.back().data();
+  chunk_left_ = n_bytes;
 }
 
 const TensorView* Binder::expect(const std::string& name, const Shape& shape, DType dtype) {
@@ -162,9 +168,7 @@ void Binder::convert(const Conversion& job) {
   const int64_t n_rows = job.out->n_rows, n_cols = job.out->n_cols;
   const bool packed = kernels::is_quantized(format);
   const int64_t n_blocks = (n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
-  std::byte* out = own(packed ? static_cast<size_t>(n_blocks) *
-                                    kernels::table().packed_block_bytes(format, n_cols, job.out->group)
-                              : static_cast<size_t>(n_rows * n_cols * element_bytes(format)));
+  std::byte* out = own(converted_bytes(*job.out));
   const auto narrow_rows = [&](int64_t begin, int64_t end) {
     std::vector<float> wide(static_cast<size_t>(n_cols));
     for (int64_t r = begin; r < end; ++r) {
@@ -201,7 +205,13 @@ void Binder::finish() {
   }
   constexpr uint64_t pages_kept = uint64_t{128} << 20;  // of the checkpoint, while it is being converted
   uint64_t total = 0, done = 0, touched = 0;
-  for (const Conversion& job : conversions_) total += job.source->n_bytes();
+  size_t converted = 0;
+  for (const Conversion& job : conversions_) {
+    total += job.source->n_bytes();
+    converted += converted_bytes(*job.out);
+  }
+  // All matrices in one piece: only there do huge pages cover the small ones and the ends of the large ones too (int8 decode: +25%).
+  if (converted > chunk_left_) reserve(converted);
   for (Conversion& job : conversions_) {
     convert(job);
     done += job.source->n_bytes();

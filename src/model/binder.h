@@ -72,14 +72,17 @@ class Binder {
   kernels::Format wanted_format(const MatrixSource& source, Precision precision) const;
   void convert(const Conversion& job);
   void quantize_blocks(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const;
+  /// Memory that lives as long as the model, from the current chunk or a new one.
   std::byte* own(size_t n_bytes);
+  void reserve(size_t n_bytes);
+  static size_t converted_bytes(const kernels::Matrix& m);
 
   Model& model_;
   const Checkpoint& checkpoint_;
   const LoadOptions& options_;
   std::vector<std::string> problems_;
   std::vector<Conversion> conversions_;
-  std::byte* chunk_next_ = nullptr;  // for small vectors
+  std::byte* chunk_next_ = nullptr;  // vectors and matrices share chunks: a mapping each would cost a page and a table entry
   size_t chunk_left_ = 0;
 };
 
