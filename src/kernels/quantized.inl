@@ -1,8 +1,9 @@
 // Quantized weights: y = x * w^T with int8 activations. Included inside the anonymous namespace of isa.cpp.
 //
-// A matrix is packed in blocks of 16 rows: first the scales, [n_groups][16] float16, then for every 32 columns eight quads; a quad is
-// four consecutive columns of each of the 16 rows, so that one lane of 32 bits holds the four factors of one row. int4 keeps
-// quad j in the low and quad j + 4 in the high nibbles of the same 64 bytes: a mask, and a shift and a mask, unpack them.
+// A matrix is packed in blocks of 16 rows, a block in spans of two scale groups: first their scales, [2][16] float16, then for every
+// 32 columns eight quads; a quad is four consecutive columns of each of the 16 rows, so that one lane of 32 bits holds the four factors
+// of one row. int4 keeps quad j in the low and quad j + 4 in the high nibbles of the same 64 bytes: a mask, and a shift and a mask,
+// unpack them. So a block is read from front to end, one stream of memory. The last span ends with the last columns.
 //
 // Every output is a sum over groups of 32 columns in order: the group's products are added exactly, in integers, then
 // sum = fma(float(products), weight scale * activation scale, sum). So the bits depend on nothing but the two rows, and levels that
@@ -64,7 +65,8 @@ KERNEL_INLINE Ints dot_plain(Ints sum, Bytes w, Bytes a) {
 
 // --- formats: stored quads, and the exact sum of a group's products -----------------------------------------------------------
 
-/// int8: a byte a weight. With dpbusd the stored byte is w + 128, and the sum starts at -128 * (sum of activations).
+/// int8: a byte a weight. With dpbusd the stored byte is w + 128, and the sum starts at -128 * (sum of activations); `start` and `get` are
+/// told -8 * that sum, as ActGroup holds it.
 struct Int8Weights {
   static constexpr int64_t group_bytes = group_quads * quad_bytes;
 #if defined(KERNEL_DOT_VNNI)
@@ -88,7 +90,7 @@ struct Int8Weights {
 
   struct Sum {
     Ints total;
-    KERNEL_INLINE void start(int32_t act_sum) { total = Ints{} - offset * act_sum; }
+    KERNEL_INLINE void start(int32_t correction) { total = (Ints{} + correction) * (offset / 8); }
     KERNEL_INLINE void add(Bytes w, Bytes a) {
 #if defined(KERNEL_DOT_VNNI)
       total = dot_unsigned(total, w, a);
@@ -127,10 +129,10 @@ struct Int4Weights {
     Shorts pairs;  // eight quads of at most 2 * 15 * 127 stay below 2^15
     KERNEL_INLINE void start(int32_t) { pairs = Shorts{}; }
     KERNEL_INLINE void add(Bytes w, Bytes a) { pairs += mul_pairs(w, a); }
-    KERNEL_INLINE Ints get(int32_t act_sum) const { return add_pairs(pairs) - offset * act_sum; }
+    KERNEL_INLINE Ints get(int32_t correction) const { return add_pairs(pairs) + correction; }
 #else
     Ints total;
-    KERNEL_INLINE void start(int32_t act_sum) { total = Ints{} - offset * act_sum; }
+    KERNEL_INLINE void start(int32_t correction) { total = Ints{} + correction; }
     KERNEL_INLINE void add(Bytes w, Bytes a) {
 #if defined(KERNEL_DOT_VNNI)
       total = dot_unsigned(total, w, a);
@@ -143,8 +145,9 @@ struct Int4Weights {
   };
 };
 
-/// int4 weights that were unpacked once, for many tokens: a byte each, still q + 8.
-struct UnpackedInt4 : Int4Weights {
+/// Weights that were unpacked once, for many tokens: a byte each, still with their offset.
+template <class W>
+struct Unpacked : W {
   static constexpr int64_t group_bytes = group_quads * quad_bytes;
   static KERNEL_INLINE Bytes quad(const uint8_t* group, int j, int v) {
     return load_as<Bytes>(group + j * quad_bytes + v * lanes * 4);
@@ -153,39 +156,50 @@ struct UnpackedInt4 : Int4Weights {
 
 // --- packing --------------------------------------------------------------------------------------------------------------------
 
-KERNEL_INLINE int64_t scale_bytes(int64_t n_cols, int group) {
-  return round_up((n_cols + group - 1) / group * pack_rows * 2, 64);
-}
+constexpr int64_t span_scale_bytes = 2 * pack_rows * sizeof(uint16_t);
 
+/// Where things lie in a block.
 template <class W>
-KERNEL_INLINE int64_t block_bytes(int64_t n_cols, int group) {
-  return scale_bytes(n_cols, group) + n_act_groups(n_cols) * W::group_bytes;
-}
+struct BlockLayout {
+  int64_t n_groups;       // of act_group columns
+  int64_t span_groups;    // of these in a span: 2, 4 or 8
+  KERNEL_INLINE BlockLayout(int64_t n_cols, int group) : n_groups(n_act_groups(n_cols)), span_groups(2 * group / act_group) {}
+  KERNEL_INLINE int64_t bytes() const {
+    return (n_groups + span_groups - 1) / span_groups * span_scale_bytes + n_groups * W::group_bytes;
+  }
+  KERNEL_INLINE int64_t span(int64_t g) const {
+    return g / span_groups * (span_scale_bytes + span_groups * W::group_bytes);
+  }
+  /// The 16 float16 scales of group g of the block.
+  KERNEL_INLINE int64_t scales(int64_t g) const { return span(g) + g % span_groups / (span_groups / 2) * (span_scale_bytes / 2); }
+  KERNEL_INLINE int64_t data(int64_t g) const { return span(g) + span_scale_bytes + g % span_groups * W::group_bytes; }
+};
 
 KERNEL_ENTRY size_t packed_block_bytes(Format format, int64_t n_cols, int group) {
-  return static_cast<size_t>(format == Format::i8 ? block_bytes<Int8Weights>(n_cols, group) : block_bytes<Int4Weights>(n_cols, group));
+  return static_cast<size_t>(format == Format::i8 ? BlockLayout<Int8Weights>(n_cols, group).bytes() : BlockLayout<Int4Weights>(n_cols, group).bytes());
 }
 
 template <class W>
 KERNEL_INLINE void pack_block_as(int group, const int8_t* q, const uint16_t* scales, int n_rows, int64_t n_cols, uint8_t* block) {
-  const int64_t n_groups = (n_cols + group - 1) / group;
-  auto* to = reinterpret_cast<uint16_t*>(block);
-  for (int64_t g = 0; g < n_groups; ++g) {
-    for (int r = 0; r < pack_rows; ++r) to[g * pack_rows + r] = r < n_rows ? scales[r * n_groups + g] : 0;
-  }
-  uint8_t* data = block + scale_bytes(n_cols, group);
-  for (int r = 0; r < n_rows; ++r) {
-    const int8_t* row = q + r * n_cols;
-    for (int64_t c = 0; c < n_cols; c += act_group) {
-      int8_t columns[act_group] = {};
-      __builtin_memcpy(columns, row + c, static_cast<size_t>(min(act_group, n_cols - c)));
-      W::put(data + c / act_group * W::group_bytes, r, columns);
-    }
-  }
-  // Rows that are not there: the stored form of zero. Columns past the end are zeros through `columns`.
+  const BlockLayout<W> layout(n_cols, group);
+  const int64_t n_scale_groups = (n_cols + group - 1) / group;
   const int8_t zeros[act_group] = {};
-  for (int r = n_rows; r < pack_rows; ++r) {
-    for (int64_t g = 0; g < n_act_groups(n_cols); ++g) W::put(data + g * W::group_bytes, r, zeros);
+  for (int64_t g = 0; g < layout.n_groups; ++g) {
+    uint8_t* data = block + layout.data(g);
+    const int64_t c = g * act_group, n = min(act_group, n_cols - c);
+    if (g % layout.span_groups == 0) __builtin_memset(block + layout.span(g), 0, span_scale_bytes);
+    for (int r = 0; r < n_rows; ++r) {
+      __builtin_memcpy(block + layout.scales(g) + r * 2, scales + r * n_scale_groups + c / group, 2);
+      const int8_t* columns = q + r * n_cols + c;
+      int8_t padded[act_group] = {};
+      if (n < act_group) {
+        __builtin_memcpy(padded, columns, static_cast<size_t>(n));
+        columns = padded;
+      }
+      W::put(data, r, columns);
+    }
+    // Rows that are not there: the stored form of zero. Columns past the end are zeros through `padded`.
+    for (int r = n_rows; r < pack_rows; ++r) W::put(data, r, zeros);
   }
 }
 
@@ -207,15 +221,14 @@ KERNEL_INLINE float half_to_float(uint16_t h) {
 
 template <class W>
 KERNEL_INLINE void unpack_row(const Matrix& w, int64_t row, float* out) {
-  const auto* block = static_cast<const uint8_t*>(w.data) + row / pack_rows * block_bytes<W>(w.n_cols, w.group);
-  const auto* scales = reinterpret_cast<const uint16_t*>(block);
-  const uint8_t* data = block + scale_bytes(w.n_cols, w.group);
+  const BlockLayout<W> layout(w.n_cols, w.group);
+  const auto* block = static_cast<const uint8_t*>(w.data) + row / pack_rows * layout.bytes();
   const int r = static_cast<int>(row % pack_rows);
-  for (int64_t begin = 0; begin < w.n_cols; begin += act_group) {
-    const float scale = half_to_float(scales[begin / w.group * pack_rows + r]);
-    const uint8_t* from = data + begin / act_group * W::group_bytes;
-    const int64_t n = min(act_group, w.n_cols - begin);
-    for (int c = 0; c < n; ++c) out[begin + c] = scale * static_cast<float>(W::get(from, r, c));
+  for (int64_t g = 0; g < layout.n_groups; ++g) {
+    const float scale = half_to_float(load_as<uint16_t>(block + layout.scales(g) + r * 2));
+    const uint8_t* from = block + layout.data(g);
+    const int64_t n = min(act_group, w.n_cols - g * act_group);
+    for (int c = 0; c < n; ++c) out[g * act_group + c] = scale * static_cast<float>(W::get(from, r, c));
   }
 }
 
@@ -323,190 +336,229 @@ KERNEL_ENTRY void quantize_row(Format format, int group, const float* x, int64_t
 }
 
 // --- activations ----------------------------------------------------------------------------------------------------------------
-// A row: int8 [n_cols, padded to 32], then float scales [n_groups], then the int32 sums of each group.
+
+/// 32 columns of an activation row; a row is these one after another, so that a kernel needs one pointer a token.
+struct ActGroup {
+  int8_t q[act_group];
+  float scale;
+  int32_t correction;  // -8 * sum of q: what weights stored with an offset of 8 add too much, negated
+};
+static_assert(sizeof(ActGroup) == 40);
 
 KERNEL_ENTRY size_t act_bytes(int64_t n_cols) {
-  return static_cast<size_t>(round_up(n_act_groups(n_cols) * (act_group + 8), 64));
+  return static_cast<size_t>(round_up(n_act_groups(n_cols) * static_cast<int64_t>(sizeof(ActGroup)), 64));
 }
 
-struct Activations {
-  const int8_t* q;
-  const float* scale;
-  const int32_t* sum;
-  KERNEL_INLINE Activations(const void* row, int64_t n_groups)
-      : q(static_cast<const int8_t*>(row)), scale(reinterpret_cast<const float*>(q + n_groups * act_group)),
-        sum(reinterpret_cast<const int32_t*>(scale + n_groups)) {}
-  Activations() = default;
-};
-
-KERNEL_ENTRY void quantize_act(const float* x, int64_t begin, int64_t end, int64_t n_cols, void* row) {
-  const Activations to(row, n_act_groups(n_cols));
-  for (int64_t c = begin; c < end; c += act_group) {
+KERNEL_ENTRY void quantize_act(const float* x, int64_t begin, int64_t end, int64_t, void* row) {
+  auto* to = static_cast<ActGroup*>(row) + begin / act_group;
+  for (int64_t c = begin; c < end; c += act_group, ++to) {
     float values[act_group] = {};
     padded_copy(x + c, min(act_group, end - c), values);
     const float largest = largest_magnitude(values, act_group);
     const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0.0f;
-    auto* q = const_cast<int8_t*>(to.q) + c;
-    round_to_bytes(values, act_group, inverse, -127, 127, q);
+    round_to_bytes(values, act_group, inverse, -127, 127, to->q);
     int32_t sum = 0;
-    for (int i = 0; i < act_group; ++i) sum += q[i];
-    const_cast<float*>(to.scale)[c / act_group] = scale;
-    const_cast<int32_t*>(to.sum)[c / act_group] = sum;
+    for (int i = 0; i < act_group; ++i) sum += to->q[i];
+    to->scale = scale;
+    to->correction = -8 * sum;
   }
 }
 
 // --- products -------------------------------------------------------------------------------------------------------------------
 
-/// 16 rows x T tokens. `data`: the block's quads; `scales`: [n_groups][16] in the element type of Scale.
-template <class W, class Scale, int T>
-KERNEL_INLINE void quantized_tile(const uint8_t* data, const typename Scale::Element* scales, int64_t n_groups,
-                                  int64_t acts_per_scale, const Activations* acts, F (&acc)[T][row_vectors]) {
+/// acc += one group's products of B blocks of 16 rows with T tokens. data[b]: the group's quads; scales[b]: its 16 scales.
+template <class W, class Scale, int B, int T>
+KERNEL_INLINE void add_group(const uint8_t* const (&data)[B], const typename Scale::Element* const (&scales)[B],
+                             const ActGroup* const (&act)[T], int64_t g, F (&acc)[T][B * row_vectors]) {
+  typename W::Sum sums[T][B * row_vectors];
+  for (int t = 0; t < T; ++t) {
+    for (auto& sum : sums[t]) sum.start(act[t][g].correction);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < group_quads; ++j) {
+    Bytes w[B * row_vectors];
+    for (int b = 0; b < B; ++b) {
+      for (int v = 0; v < row_vectors; ++v) w[b * row_vectors + v] = W::quad(data[b], j, v);
+    }
+    for (int t = 0; t < T; ++t) {
+      const Bytes a = broadcast_quad(act[t][g].q + j * 4);
+      for (int v = 0; v < B * row_vectors; ++v) sums[t][v].add(w[v], a);
+    }
+  }
+  for (int b = 0; b < B; ++b) {
+    for (int v = 0; v < row_vectors; ++v) {
+      const F ws = Scale::load(scales[b] + v * lanes);
+      for (int t = 0; t < T; ++t) {
+        const int i = b * row_vectors + v;
+        const F products = from_raw(__builtin_convertvector(sums[t][i].get(act[t][g].correction), Floats));
+        acc[t][i] = fma(products, ws * F(act[t][g].scale), acc[t][i]);
+      }
+    }
+  }
+}
+
+template <int T>
+KERNEL_INLINE void token_pointers(const uint8_t* x, int64_t x_stride, const ActGroup* (&act)[T]) {
+  for (int t = 0; t < T; ++t) act[t] = reinterpret_cast<const ActGroup*>(x + t * x_stride);
+}
+
+template <int B, int T>
+KERNEL_INLINE void clear(F (&acc)[T][B * row_vectors]) {
   for (auto& token : acc) {
     for (F& sum : token) sum = F(0.0f);
   }
-  for (int64_t g = 0; g < n_groups; ++g, data += W::group_bytes) {
-    typename W::Sum sums[T][row_vectors];
-    for (int t = 0; t < T; ++t) {
-      for (int v = 0; v < row_vectors; ++v) sums[t][v].start(acts[t].sum[g]);
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < group_quads; ++j) {
-      Bytes w[row_vectors];
-      for (int v = 0; v < row_vectors; ++v) w[v] = W::quad(data, j, v);
-      for (int t = 0; t < T; ++t) {
-        const Bytes a = broadcast_quad(acts[t].q + g * act_group + j * 4);
-        for (int v = 0; v < row_vectors; ++v) sums[t][v].add(w[v], a);
-      }
-    }
-    const typename Scale::Element* group_scales = scales + g / acts_per_scale * pack_rows;
-    for (int v = 0; v < row_vectors; ++v) {
-      const F ws = Scale::load(group_scales + v * lanes);
-      for (int t = 0; t < T; ++t) {
-        const F products = from_raw(__builtin_convertvector(sums[t][v].get(acts[t].sum[g]), Floats));
-        acc[t][v] = fma(products, ws * F(acts[t].scale[g]), acc[t][v]);
-      }
-    }
-  }
 }
 
-/// One token against 16 rows of each of `streams` blocks, block_stride bytes apart, read side by side: hardware prefetchers follow
-/// several streams much faster than one. The sums are those of quantized_tile.
-constexpr int block_streams = 4;
-
-template <class W>
-KERNEL_INLINE void quantized_streams(const uint8_t* block, int64_t block_stride, int64_t data_offset, int64_t n_groups,
-                                     int64_t acts_per_scale, const Activations& act, F (&acc)[block_streams][row_vectors]) {
-  for (auto& stream : acc) {
-    for (F& sum : stream) sum = F(0.0f);
-  }
-  for (int64_t g = 0; g < n_groups; ++g) {
-    const F act_scale(act.scale[g]);
-    Bytes a[group_quads];
-    for (int j = 0; j < group_quads; ++j) a[j] = broadcast_quad(act.q + g * act_group + j * 4);
-    const int64_t scale_at = g / acts_per_scale * pack_rows;
-#pragma GCC unroll 4
-    for (int i = 0; i < block_streams; ++i) {
-      const uint8_t* data = block + i * block_stride + data_offset + g * W::group_bytes;
-      const auto* scales = reinterpret_cast<const uint16_t*>(block + i * block_stride) + scale_at;
-      for (int v = 0; v < row_vectors; ++v) {
-        typename W::Sum sum;
-        sum.start(act.sum[g]);
-#pragma GCC unroll 8
-        for (int j = 0; j < group_quads; ++j) sum.add(W::quad(data, j, v), a[j]);
-        const F products = from_raw(__builtin_convertvector(sum.get(act.sum[g]), Floats));
-        acc[i][v] = fma(products, F16::load(scales + v * lanes) * act_scale, acc[i][v]);
-      }
-    }
-  }
-}
-
-template <class W, class Scale, int T>
-KERNEL_INLINE void quantized_tile_to(const uint8_t* data, const typename Scale::Element* scales, int64_t n_groups,
-                                     int64_t acts_per_scale, const uint8_t* x, int64_t x_stride, int64_t n_rows, float* y,
-                                     int64_t y_stride) {
-  Activations acts[T];
-  for (int t = 0; t < T; ++t) acts[t] = Activations(x + t * x_stride, n_groups);
-  F acc[T][row_vectors];
-  quantized_tile<W, Scale, T>(data, scales, n_groups, acts_per_scale, acts, acc);
+/// Up to 16 * B rows of T tokens into y.
+template <int B, int T>
+KERNEL_INLINE void store_tile(const F (&acc)[T][B * row_vectors], int64_t n_rows, float* y, int64_t y_stride) {
   for (int t = 0; t < T; ++t) {
-    float rows[pack_rows];
-    for (int v = 0; v < row_vectors; ++v) store(rows + v * lanes, acc[t][v]);
-    __builtin_memcpy(y + t * y_stride, rows, static_cast<size_t>(n_rows) * sizeof(float));
+    float* to = y + t * y_stride;
+    if (n_rows >= B * pack_rows) {
+      for (int v = 0; v < B * row_vectors; ++v) store(to + v * lanes, acc[t][v]);
+    } else {
+      float rows[B * pack_rows];
+      for (int v = 0; v < B * row_vectors; ++v) store(rows + v * lanes, acc[t][v]);
+      __builtin_memcpy(to, rows, static_cast<size_t>(n_rows) * sizeof(float));
+    }
   }
 }
 
-/// All tokens against one block, in tiles of quantized_tokens and what is left.
+/// S blocks, block_stride bytes apart, against T tokens, read side by side straight from memory: hardware prefetchers follow several
+/// streams much faster than one.
+template <class W, int S, int T>
+KERNEL_INLINE void packed_tile(const uint8_t* block, int64_t block_stride, const BlockLayout<W>& layout, const uint8_t* x,
+                               int64_t x_stride, F (&acc)[S][T][row_vectors]) {
+  const ActGroup* act[T];
+  token_pointers<T>(x, x_stride, act);
+  for (auto& stream : acc) clear<1, T>(stream);
+  const int64_t half = layout.span_groups / 2;
+  for (int64_t g = 0; g < layout.n_groups; ++g) {
+    const uint8_t* scales = block;
+    if ((g & (layout.span_groups - 1)) == 0) block += span_scale_bytes;
+    else scales = block - (g & (layout.span_groups - 1)) * W::group_bytes - span_scale_bytes;
+    if ((g & half) != 0) scales += span_scale_bytes / 2;
+#pragma GCC unroll 4
+    for (int i = 0; i < S; ++i) {
+      const uint8_t* const data[1] = {block + i * block_stride};
+      const uint16_t* const group_scales[1] = {reinterpret_cast<const uint16_t*>(scales + i * block_stride)};
+      add_group<W, F16, 1, T>(data, group_scales, act, g, acc[i]);
+    }
+    block += W::group_bytes;
+  }
+}
+
+/// A run of S * n blocks as S streams of n.
+template <class W, int S>
+KERNEL_INLINE void packed_streams(const uint8_t* block, int64_t n, const BlockLayout<W>& layout, const uint8_t* x, float* y) {
+  const int64_t bytes = layout.bytes();
+  for (int64_t b = 0; b < n; ++b) {
+    F acc[S][1][row_vectors];
+    packed_tile<W, S, 1>(block + b * bytes, n * bytes, layout, x, 0, acc);
+    for (int i = 0; i < S; ++i) store_tile<1, 1>(acc[i], pack_rows, y + (i * n + b) * pack_rows, 0);
+  }
+}
+
+template <class W, int T>
+KERNEL_INLINE void packed_block(const uint8_t* block, const BlockLayout<W>& layout, const uint8_t* x, int64_t x_stride,
+                                int64_t n_tokens, int64_t n_rows, float* y, int64_t y_stride) {
+  for (int64_t t = 0; t < n_tokens; t += T) {
+    t = min(t, n_tokens - T);  // the last tile overlaps the one before: it computes the same again
+    F acc[1][T][row_vectors];
+    packed_tile<W, 1, T>(block, 0, layout, x + t * x_stride, x_stride, acc);
+    store_tile<1, T>(acc[0], n_rows, y + t * y_stride, y_stride);
+  }
+}
+
 #if defined(__AVX512F__)
-constexpr int quantized_tokens = 8;
+constexpr int packed_tokens = 8;                    // 8 exact sums, 8 floats, the weights
+constexpr int wide_blocks = 2, wide_tokens = 6;     // 12 exact sums, 12 floats, 2 weights, 2 scales and an activation in 32 registers
 #else
-constexpr int quantized_tokens = 3;  // more, and the sums of 16 rows no longer fit 16 registers
+constexpr int packed_tokens = 3;                    // more, and the sums of 16 rows no longer fit 16 registers
+constexpr int wide_blocks = 1, wide_tokens = 3;
 #endif
 
-template <class W, class Scale>
-KERNEL_INLINE void quantized_block(const uint8_t* data, const typename Scale::Element* scales, int64_t n_groups,
-                                   int64_t acts_per_scale, const uint8_t* x, int64_t x_stride, int64_t n_tokens, int64_t n_rows,
-                                   float* y, int64_t y_stride) {
-  int64_t t = 0;
-  for (; t + quantized_tokens <= n_tokens; t += quantized_tokens) {
-    quantized_tile_to<W, Scale, quantized_tokens>(data, scales, n_groups, acts_per_scale, x + t * x_stride, x_stride, n_rows,
-                                                  y + t * y_stride, y_stride);
-  }
-  for (; t + 2 <= n_tokens; t += 2) {
-    quantized_tile_to<W, Scale, 2>(data, scales, n_groups, acts_per_scale, x + t * x_stride, x_stride, n_rows, y + t * y_stride, y_stride);
-  }
-  if (t < n_tokens) {
-    quantized_tile_to<W, Scale, 1>(data, scales, n_groups, acts_per_scale, x + t * x_stride, x_stride, n_rows, y + t * y_stride, y_stride);
+/// From this many tokens on a block is unpacked once before they run over it.
+constexpr int64_t min_tokens_unpacked = 16;
+/// An unpacked group: its scales as floats, then a byte a weight.
+constexpr int64_t wide_group_bytes = pack_rows * sizeof(float) + group_quads * quad_bytes;
+
+KERNEL_INLINE int64_t unpacked_bytes(int64_t n_cols) { return wide_blocks * n_act_groups(n_cols) * wide_group_bytes; }
+
+template <class W>
+KERNEL_INLINE void unpack_block(const uint8_t* block, const BlockLayout<W>& layout, uint8_t* wide) {
+  for (int64_t g = 0; g < layout.n_groups; ++g, wide += wide_group_bytes) {
+    const auto* scales = reinterpret_cast<const uint16_t*>(block + layout.scales(g));
+    const uint8_t* data = block + layout.data(g);
+    for (int v = 0; v < row_vectors; ++v) {
+      store(reinterpret_cast<float*>(wide) + v * lanes, F16::load(scales + v * lanes));
+      for (int j = 0; j < group_quads; ++j) {
+        const Bytes quad = W::quad(data, j, v);
+        __builtin_memcpy(wide + pack_rows * sizeof(float) + j * quad_bytes + v * lanes * 4, &quad, sizeof quad);
+      }
+    }
   }
 }
 
-/// From this many tokens on a block is unpacked once before they run over it.
-constexpr int64_t min_tokens_unpacked = 8;
-
-KERNEL_INLINE int64_t unpacked_bytes(int64_t n_cols) {
-  return n_act_groups(n_cols) * (group_quads * quad_bytes + pack_rows * static_cast<int64_t>(sizeof(float)));
+/// All tokens (at least wide_tokens) against wide_blocks unpacked blocks.
+template <class W>
+KERNEL_INLINE void wide_tiles(const uint8_t* wide, int64_t n_groups, const uint8_t* x, int64_t x_stride, int64_t n_tokens,
+                              int64_t n_rows, float* y, int64_t y_stride) {
+  for (int64_t t = 0; t < n_tokens; t += wide_tokens) {
+    t = min(t, n_tokens - wide_tokens);  // as in packed_block
+    const ActGroup* act[wide_tokens];
+    token_pointers<wide_tokens>(x + t * x_stride, x_stride, act);
+    F acc[wide_tokens][wide_blocks * row_vectors];
+    clear<wide_blocks, wide_tokens>(acc);
+    const uint8_t* at = wide;
+    for (int64_t g = 0; g < n_groups; ++g, at += wide_group_bytes) {
+      const float* scales[wide_blocks];
+      const uint8_t* data[wide_blocks];
+      for (int b = 0; b < wide_blocks; ++b) {
+        scales[b] = reinterpret_cast<const float*>(at + b * n_groups * wide_group_bytes);
+        data[b] = at + b * n_groups * wide_group_bytes + pack_rows * sizeof(float);
+      }
+      add_group<Unpacked<W>, F32, wide_blocks, wide_tokens>(data, scales, act, g, acc);
+    }
+    store_tile<wide_blocks, wide_tokens>(acc, n_rows, y + t * y_stride, y_stride);
+  }
 }
 
 template <class W>
 KERNEL_ENTRY void matmul_quantized(const Matrix& w, int64_t row_begin, int64_t row_end, const void* x_rows, int64_t x_stride,
                                    int64_t n_tokens, float* y, int64_t y_stride, void* scratch) {
-  const int64_t n_groups = n_act_groups(w.n_cols), bytes = block_bytes<W>(w.n_cols, w.group), acts_per_scale = w.group / act_group;
+  const BlockLayout<W> layout(w.n_cols, w.group);
+  const int64_t bytes = layout.bytes();
   const auto* x = static_cast<const uint8_t*>(x_rows);
-  if (n_tokens == 1) {
-    const Activations act(x, n_groups);
-    const int64_t run = (row_end - row_begin) / (pack_rows * block_streams);  // blocks of a stream; what is over follows below
-    const auto* first = static_cast<const uint8_t*>(w.data) + row_begin / pack_rows * bytes;
-    for (int64_t b = 0; b < run; ++b) {
-      F acc[block_streams][row_vectors];
-      quantized_streams<W>(first + b * bytes, run * bytes, scale_bytes(w.n_cols, w.group), n_groups, acts_per_scale, act, acc);
-      for (int i = 0; i < block_streams; ++i) {
-        for (int v = 0; v < row_vectors; ++v) store(y + row_begin + (i * run + b) * pack_rows + v * lanes, acc[i][v]);
+  const auto* data = static_cast<const uint8_t*>(w.data);
+  int64_t row = row_begin;
+  if (n_tokens >= min_tokens_unpacked) {
+    auto* wide = static_cast<uint8_t*>(scratch);
+    for (; row < row_end; row += wide_blocks * pack_rows) {
+      for (int64_t b = 0; b < wide_blocks && row + b * pack_rows < row_end; ++b) {
+        unpack_block<W>(data + (row / pack_rows + b) * bytes, layout, wide + b * layout.n_groups * wide_group_bytes);
       }
+      wide_tiles<W>(wide, layout.n_groups, x, x_stride, n_tokens, row_end - row, y + row, y_stride);
     }
-    row_begin += run * block_streams * pack_rows;
+    return;
   }
-  for (int64_t row = row_begin; row < row_end; row += pack_rows) {
-    const auto* block = static_cast<const uint8_t*>(w.data) + row / pack_rows * bytes;
-    const auto* scales = reinterpret_cast<const uint16_t*>(block);
-    const uint8_t* data = block + scale_bytes(w.n_cols, w.group);
-    const int64_t n_rows = min(pack_rows, row_end - row);
-    if constexpr (W::group_bytes < group_quads * quad_bytes) {
-      if (n_tokens >= min_tokens_unpacked) {
-        auto* wide_scales = static_cast<float*>(scratch);
-        auto* wide = reinterpret_cast<uint8_t*>(wide_scales + n_groups * pack_rows);
-        for (int64_t g = 0; g < n_groups; ++g) {
-          for (int v = 0; v < row_vectors; ++v) {
-            store(wide_scales + g * pack_rows + v * lanes, F16::load(scales + g / acts_per_scale * pack_rows + v * lanes));
-            for (int j = 0; j < group_quads; ++j) {
-              const Bytes quad = W::quad(data + g * W::group_bytes, j, v);
-              __builtin_memcpy(wide + (g * group_quads + j) * quad_bytes + v * lanes * 4, &quad, sizeof quad);
-            }
-          }
-        }
-        quantized_block<UnpackedInt4, F32>(wide, wide_scales, n_groups, 1, x, x_stride, n_tokens, n_rows, y + row, y_stride);
-        continue;
-      }
+  if (n_tokens == 1) {
+    // Whole blocks as four streams, what is over as two or one; a block of fewer rows comes last.
+    const int64_t fours = (row_end - row) / (4 * pack_rows);
+    packed_streams<W, 4>(data + row / pack_rows * bytes, fours, layout, x, y + row);
+    row += fours * 4 * pack_rows;
+    if (row_end - row >= 2 * pack_rows) {
+      packed_streams<W, 2>(data + row / pack_rows * bytes, 1, layout, x, y + row);
+      row += 2 * pack_rows;
     }
-    quantized_block<W, F16>(data, scales, n_groups, acts_per_scale, x, x_stride, n_tokens, n_rows, y + row, y_stride);
+  }
+  for (; row < row_end; row += pack_rows) {
+    const uint8_t* block = data + row / pack_rows * bytes;
+    const int64_t n_rows = min(pack_rows, row_end - row);
+    if (n_tokens >= packed_tokens) packed_block<W, packed_tokens>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
+    else if (packed_tokens > 4 && n_tokens >= 4) packed_block<W, 4>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
+    else if (n_tokens >= 2) packed_block<W, 2>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
+    else if (n_tokens == 1) packed_block<W, 1>(block, layout, x, x_stride, 1, n_rows, y + row, y_stride);
   }
 }
 
