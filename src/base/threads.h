@@ -61,6 +61,26 @@ class Worker {
     barrier();
   }
 
+  /// The same with chunks that become smaller towards the end, each a share of what is left, in multiples of `unit` and at most
+  /// `largest`: few chunks, and yet nobody waits long for the last one.
+  template <class F>
+  void for_tapered(int64_t n, int64_t unit, int64_t largest, F&& f) {
+    std::atomic<int64_t>& next = next_counter();
+    // Every worker walks the same list of chunks and does those whose number it drew.
+    int64_t begin = 0, drawn = next.fetch_add(1, std::memory_order_relaxed);
+    for (int64_t i = 0; begin < n; ++i) {
+      const int64_t share = (n - begin) / (2 * size_), bounded = share < largest ? share : largest;
+      const int64_t size = bounded <= unit ? unit : (bounded + unit - 1) / unit * unit;
+      const int64_t end = size < n - begin ? begin + size : n;
+      if (i == drawn) {
+        f(begin, end);
+        drawn = next.fetch_add(1, std::memory_order_relaxed);
+      }
+      begin = end;
+    }
+    barrier();
+  }
+
  private:
   friend class Team;
   Worker(Team& team, int index, int size) : team_(team), index_(index), size_(size) {}

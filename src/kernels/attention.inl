@@ -7,12 +7,15 @@
 #if defined(__AVX512F__)
 constexpr int group_queries = 8;
 constexpr int value_vectors = 2;
+constexpr int blocks_together = 2;  // so that a query's broadcast serves two sums
 #elif defined(__AVX2__)
 constexpr int group_queries = 4;
 constexpr int value_vectors = 2;
+constexpr int blocks_together = 1;
 #else
 constexpr int group_queries = 2;
 constexpr int value_vectors = 4;
+constexpr int blocks_together = 1;
 #endif
 
 constexpr int block_tokens = kv_block_tokens;
@@ -65,23 +68,26 @@ KERNEL_INLINE const typename Type::Element* block_at(const AttentionTile& tile, 
   return reinterpret_cast<const typename Type::Element*>(tile.blocks[index] + tile.offset);
 }
 
-/// Scores of n queries with one block's tokens.
-template <class Type, int n>
-KERNEL_INLINE void score_block(const AttentionTile& tile, const float* q, const typename Type::Element* k, float* scores) {
-  F acc[n][block_vectors];
+/// Scores of n queries with the tokens of n_blocks blocks, one after another by position.
+template <class Type, int n, int n_blocks>
+KERNEL_INLINE void score_blocks(const AttentionTile& tile, const float* q, int key, float* scores) {
+  constexpr int n_vectors = n_blocks * block_vectors;
+  const typename Type::Element* k[n_blocks];
+  for (int b = 0; b < n_blocks; ++b) k[b] = block_at<Type>(tile, key + b * block_tokens);
+  F acc[n][n_vectors];
   for (auto& row : acc) {
     for (F& sum : row) sum = F(0.0f);
   }
-  for (int d = 0; d < tile.d_head; ++d, k += block_tokens) {
-    F ks[block_vectors];
-    for (int j = 0; j < block_vectors; ++j) ks[j] = Type::load(k + j * lanes);
+  for (int d = 0; d < tile.d_head; ++d) {
+    F ks[n_vectors];
+    for (int j = 0; j < n_vectors; ++j) ks[j] = Type::load(k[j / block_vectors] + d * block_tokens + j % block_vectors * lanes);
     for (int i = 0; i < n; ++i) {
       const F qs(q[i * tile.q_stride + d]);
-      for (int j = 0; j < block_vectors; ++j) acc[i][j] = fma(qs, ks[j], acc[i][j]);
+      for (int j = 0; j < n_vectors; ++j) acc[i][j] = fma(qs, ks[j], acc[i][j]);
     }
   }
   for (int i = 0; i < n; ++i) {
-    for (int j = 0; j < block_vectors; ++j) store(scores + i * kv_segment_tokens + j * lanes, acc[i][j]);
+    for (int j = 0; j < n_vectors; ++j) store(scores + i * kv_segment_tokens + key + j * lanes, acc[i][j]);
   }
 }
 
@@ -177,9 +183,10 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
     shared.end = own[i].end < shared.end ? own[i].end : shared.end;
   }
   const float* q = tile.q + query * tile.q_stride;
-  for (int key = all.begin / block_tokens * block_tokens; key < all.end; key += block_tokens) {
-    score_block<Type, n>(tile, q, block_at<Type>(tile, key), weights + key);
-  }
+  int key = all.begin / block_tokens * block_tokens;
+  constexpr int together = blocks_together * block_tokens;
+  for (; key + together <= all.end; key += together) score_blocks<Type, n, blocks_together>(tile, q, key, weights);
+  for (; key < all.end; key += block_tokens) score_blocks<Type, n, 1>(tile, q, key, weights);
   float* values = part.value + static_cast<int64_t>(query) * tile.d_head;
   for (int64_t i = 0; i < n * static_cast<int64_t>(tile.d_head); ++i) values[i] = 0.0f;
   for (int i = 0; i < n; ++i) {

@@ -349,19 +349,58 @@ KERNEL_ENTRY size_t act_bytes(int64_t n_cols) {
   return static_cast<size_t>(round_up(n_act_groups(n_cols) * static_cast<int64_t>(sizeof(ActGroup)), 64));
 }
 
+/// Integers inside int8's range into bytes.
+KERNEL_INLINE void store_bytes(int8_t* to, Ints v) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)v));
+#else
+  typedef int8_t Narrow __attribute__((vector_size(lanes)));
+  const Narrow bytes = __builtin_convertvector(v, Narrow);
+  __builtin_memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
+KERNEL_INLINE int32_t sum_ints(Ints v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#else
+  int32_t sum = 0;
+  for (int i = 0; i < lanes; ++i) sum += v[i];
+  return sum;
+#endif
+}
+
+KERNEL_INLINE void quantize_group(const float* x, ActGroup* to) {
+  constexpr int n_vectors = act_group / lanes;
+  F values[n_vectors];
+  F largest(0.0f);
+  for (int v = 0; v < n_vectors; ++v) {
+    values[v] = load(x + v * lanes);
+    largest = xsimd::max(largest, xsimd::abs(values[v]));
+  }
+  const float most = max_lanes(largest);
+  const F inverse(most > 0 ? 127 / most : 0.0f);
+  Ints sum = {};
+  for (int v = 0; v < n_vectors; ++v) {
+    // As round_clamped: the adder rounds, and the integer is what then stands in the low bits.
+    const F magic(12582912.0f);
+    const F bounded = xsimd::min(xsimd::max(values[v] * inverse, F(-127.0f)), F(127.0f));
+    const Ints q = (Ints)raw(bounded + magic) - (Ints)raw(magic);
+    store_bytes(to->q + v * lanes, q);
+    sum += q;
+  }
+  to->scale = most / 127;
+  to->correction = -8 * sum_ints(sum);
+}
+
 KERNEL_ENTRY void quantize_act(const float* x, int64_t begin, int64_t end, int64_t, void* row) {
   auto* to = static_cast<ActGroup*>(row) + begin / act_group;
-  for (int64_t c = begin; c < end; c += act_group, ++to) {
-    float values[act_group] = {};
-    padded_copy(x + c, min(act_group, end - c), values);
-    const float largest = largest_magnitude(values, act_group);
-    const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0.0f;
-    round_to_bytes(values, act_group, inverse, -127, 127, to->q);
-    int32_t sum = 0;
-    for (int i = 0; i < act_group; ++i) sum += to->q[i];
-    to->scale = scale;
-    to->correction = -8 * sum;
-  }
+  int64_t c = begin;
+  for (; c + act_group <= end; c += act_group) quantize_group(x + c, to++);
+  if (c >= end) return;
+  float padded[act_group] = {};
+  padded_copy(x + c, end - c, padded);
+  quantize_group(padded, to);
 }
 
 // --- products -------------------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
     expert_out = a.floats(pairs * spec.d_model);
     shared_scale = a.floats(n);
     const size_t thread_bytes = scratch_bytes * static_cast<size_t>(team.size());
-    if (pass == 0) memory = Buffer(a.used() + thread_bytes);
+    if (pass == 0) memory = Buffer(a.used() + thread_bytes, true);  // rows are taken in narrow columns: a page a row
     else scratch = memory.data() + a.used();
   }
   chosen.resize(pairs);
@@ -413,7 +413,7 @@ ActRows Decoder::Impl::gate_of_width(int64_t width) const {
 /// gate = activation(h Wg^T) * (h Wu^T).
 void Decoder::Impl::gated_product(Worker& w, const Linear& wg, const Linear& wu, int64_t n_rows) {
   const ActRows out = gate_of_width(wu.w.n_rows);
-  w.for_chunks(out.width, row_grain(out.width), [&](int64_t begin, int64_t end) {
+  for_row_chunks(w, out.width, n_rows, [&](int64_t begin, int64_t end) {
     gated_rows(wg, wu, begin, end, h, 0, n_rows, out, up, w.index());
   });
 }

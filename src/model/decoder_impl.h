@@ -126,6 +126,9 @@ struct Decoder::Impl {
   void matmul(const Linear& l, int64_t row_begin, int64_t row_end, const ActRows& in, int64_t first, int64_t n_rows, float* out,
               int64_t out_stride, int thread);
   int64_t row_grain(int64_t n_rows) const;
+  /// f(begin, end) over chunks of a matrix's rows that n tokens are multiplied with.
+  template <class F>
+  void for_row_chunks(Worker& w, int64_t n_rows, int64_t n, F&& f) const;
   template <class After>
   void linears(Worker& w, std::span<const LinearTask> tasks, int64_t n_tokens, After&& after);
 
@@ -135,23 +138,29 @@ struct Decoder::Impl {
   int64_t n_tokens() const { return static_cast<int64_t>(tokens.size()); }
 };
 
+template <class F>
+void Decoder::Impl::for_row_chunks(Worker& w, int64_t n_rows, int64_t n, F&& f) const {
+  // With few tokens a chunk is a stretch of memory, the longer the better. With many, its outputs should stay in the second-level
+  // cache for what is done with them next.
+  const bool few = n < 16;
+  w.for_tapered(n_rows, few ? 32 : 64, few ? n_rows : 64, f);
+}
+
 template <class After>
 void Decoder::Impl::linears(Worker& w, std::span<const LinearTask> tasks, int64_t n, After&& after) {
+  constexpr int64_t unit = 2 * kernels::act_group_cols;
+  const auto padded = [](const LinearTask& t) { return (t.linear->w.n_rows + unit - 1) / unit * unit; };
   int64_t n_rows = 0;
-  for (const LinearTask& t : tasks) n_rows += t.linear->w.n_rows;
-  const int64_t grain = row_grain(n_rows);
-  int64_t n_chunks = 0;
-  for (const LinearTask& t : tasks) n_chunks += (t.linear->w.n_rows + grain - 1) / grain;
-  w.for_chunks(n_chunks, 1, [&](int64_t chunk, int64_t) {
+  for (const LinearTask& t : tasks) n_rows += padded(t);
+  for_row_chunks(w, n_rows, n, [&](int64_t begin, int64_t end) {
+    int64_t first = 0;  // row of the first task's row 0, of the second's, ...
     for (const LinearTask& t : tasks) {
-      const int64_t rows = t.linear->w.n_rows, chunks = (rows + grain - 1) / grain;
-      if (chunk < chunks) {
-        const int64_t begin = chunk * grain, end = std::min(rows, begin + grain);
-        matmul(*t.linear, begin, end, *t.x, 0, n, t.y, t.y_stride, w.index());
-        after(begin, end);
-        return;
+      const int64_t from = std::max(begin - first, int64_t{0}), to = std::min(end - first, t.linear->w.n_rows);
+      if (from < to) {
+        matmul(*t.linear, from, to, *t.x, 0, n, t.y, t.y_stride, w.index());
+        after(from, to);
       }
-      chunk -= chunks;
+      first += padded(t);
     }
   });
 }
