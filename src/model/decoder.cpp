@@ -59,9 +59,12 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
   const int tile_queries = max_tile_tokens * group();
   // Whole cache lines, so that what lies behind (the keys' bounds, the kernel's scratch) starts where the sizes say.
   tile_floats = align64(static_cast<size_t>(tile_queries) * static_cast<size_t>(3 * spec.d_head + 4) + 64);
-  scratch_bytes = align64(std::max(kernel.scratch_bytes(widest),
+  chunk_floats = std::max(n * 2 * wide_chunk, 2 * few_tokens * widest);
+  const size_t kernel_bytes = align64(std::max(kernel.scratch_bytes(widest),
                                    kernel.attention_scratch_bytes(tile_queries, spec.d_head) +
                                        align64(tile_floats * sizeof(float) + 2 * tile_queries * sizeof(int32_t))));
+  chunk_offset = kernel_bytes;
+  scratch_bytes = kernel_bytes + align64(static_cast<size_t>(chunk_floats) * sizeof(float));
 
   for (int pass = 0; pass < 2; ++pass) {
     Arena a(memory.data());
@@ -73,7 +76,6 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
     v = a.floats(n * kv_width);
     attention = a.rows(n, q_width, model.quantized());
     gate = a.rows(n, d_inner, model.quantized());
-    up = a.floats(n * d_inner);
     logits = a.floats(int64_t{max_logit_rows} * spec.vocab_size);
     const int64_t rope_floats = static_cast<int64_t>(spec.ropes.size()) * n * rope_width;
     cos = a.floats(rope_floats);
@@ -81,7 +83,6 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
     router = a.floats(n * moe.n_experts);
     expert_in = a.rows(pairs, spec.d_model, model.quantized());
     expert_gate = a.rows(pairs, moe.d_expert, model.quantized());
-    expert_up = a.floats(pairs * moe.d_expert);
     expert_out = a.floats(pairs * spec.d_model);
     shared_scale = a.floats(n);
     const size_t thread_bytes = scratch_bytes * static_cast<size_t>(team.size());
@@ -213,9 +214,32 @@ void Decoder::Impl::embed(Worker& w) {
   });
 }
 
-void Decoder::Impl::add_branch(int64_t token, int64_t begin, int64_t end, const float* from, float scale) {
-  float* row = x + token * spec.d_model;
-  kernel.add_scaled(from + token * spec.d_model + begin, scale, row + begin, end - begin);
+/// x += in W^T, the last matrix of attention or feed-forward, normalised first where the spec says so.
+void Decoder::Impl::leave_block(Worker& w, const Linear& last, const ActRows& in, const NormWeights& post_norm) {
+  const int64_t n = n_tokens(), d = spec.d_model;
+  if (!spec.post_norm) {
+    for_row_chunks(w, d, n, [&](int64_t begin, int64_t end) {
+      const int64_t width = end - begin;
+      float* out = chunk_space(w.index());
+      matmul(last, begin, end, in, 0, n, out - begin, width, w.index());
+      for (int64_t t = 0; t < n; ++t) kernel.add_scaled(out + t * width, spec.residual_scale, x + t * d + begin, width);
+    });
+    return;
+  }
+  const LinearTask task[] = {{&last, &in, branch, d}};
+  linears(w, task, n, [](int64_t, int64_t) {});
+  add_branches(w, &post_norm);
+}
+
+/// x += branch, row by row, normalised first unless null.
+void Decoder::Impl::add_branches(Worker& w, const NormWeights* post_norm) {
+  const int64_t d = spec.d_model;
+  w.for_chunks(n_tokens(), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      if (post_norm != nullptr) normalize(*post_norm, branch + t * d, branch + t * d, d);
+      kernel.add_scaled(branch + t * d, spec.residual_scale, x + t * d, d);
+    }
+  });
 }
 
 // --- attention -------------------------------------------------------------------------------------------------------------
@@ -362,16 +386,7 @@ void Decoder::Impl::attention_block(Worker& w, int layer) {
     // Groups of columns straddle kv heads, so they could not be quantized head by head.
     w.for_chunks(n, 1, [&](int64_t t, int64_t) { quantize(attention, t, 0, q_width); });
   }
-  const LinearTask out[] = {{&weights.wo, &attention, branch, d}};
-  const bool add_now = !spec.post_norm;
-  linears(w, out, n, [&](int64_t begin, int64_t end) {
-    for (int64_t t = 0; add_now && t < n; ++t) add_branch(t, begin, end, branch, spec.residual_scale);
-  });
-  if (add_now) return;
-  w.for_chunks(n, 1, [&](int64_t t, int64_t) {
-    normalize(weights.attn_post_norm, branch + t * d, branch + t * d, d);
-    add_branch(t, 0, d, branch, spec.residual_scale);
-  });
+  leave_block(w, weights.wo, attention, weights.attn_post_norm);
 }
 
 // --- feed-forward ----------------------------------------------------------------------------------------------------------
@@ -389,16 +404,23 @@ void Decoder::Impl::apply_activation(float* g, const float* u, int64_t n) const 
   }
 }
 
-/// Columns [begin, end) of g = activation(in Wg^T) * (in Wu^T) for rows first .. first + n_rows, quantized where wanted.
-void Decoder::Impl::gated_rows(const Linear& wg, const Linear& wu, int64_t begin, int64_t end, const ActRows& in, int64_t first,
-                               int64_t n_rows, const ActRows& g, float* u, int thread) {
-  const int64_t width = g.width;
-  float* u_rows = u + first * width;
-  if (spec.gated) matmul(wg, begin, end, in, first, n_rows, g.row(first), width, thread);
-  matmul(wu, begin, end, in, first, n_rows, spec.gated ? u_rows : g.row(first), width, thread);
-  for (int64_t t = 0; t < n_rows; ++t) {
-    apply_activation(g.row(first + t) + begin, spec.gated ? u_rows + t * width + begin : nullptr, end - begin);
-    quantize(g, first + t, begin, end);
+/// Columns [begin, end) of g = activation(in Wg^T) * (in Wu^T) for rows first .. first + n_rows, as `last`, which reads it, wants them.
+/// The two products never leave the thread's own cache.
+void Decoder::Impl::gated_rows(const Linear& wg, const Linear& wu, const Linear& last, int64_t begin, int64_t end, const ActRows& in,
+                               int64_t first, int64_t n_rows, const ActRows& g, int thread) {
+  const bool quantized = kernels::is_quantized(last.w.format);
+  const int64_t most = std::max<int64_t>(wide_chunk, chunk_floats / (2 * n_rows) / wide_chunk * wide_chunk);
+  for (int64_t at = begin; at < end; at += most) {
+    const int64_t to = std::min(end, at + most), width = to - at;
+    float *gates = chunk_space(thread), *ups = spec.gated ? gates + n_rows * width : gates;
+    if (spec.gated) matmul(wg, at, to, in, first, n_rows, gates - at, width, thread);
+    matmul(wu, at, to, in, first, n_rows, ups - at, width, thread);
+    for (int64_t t = 0; t < n_rows; ++t) {
+      float* row = gates + t * width;
+      apply_activation(row, spec.gated ? ups + t * width : nullptr, width);
+      if (quantized) kernel.quantize_act(row - at, at, to, g.width, g.q_row(first + t));
+      else std::memcpy(g.row(first + t) + at, row, static_cast<size_t>(width) * sizeof(float));
+    }
   }
 }
 
@@ -410,33 +432,24 @@ ActRows Decoder::Impl::gate_of_width(int64_t width) const {
   return out;
 }
 
-/// gate = activation(h Wg^T) * (h Wu^T).
-void Decoder::Impl::gated_product(Worker& w, const Linear& wg, const Linear& wu, int64_t n_rows) {
+/// gate = activation(h Wg^T) * (h Wu^T); returns it as what `last` reads.
+ActRows Decoder::Impl::gated_product(Worker& w, const Linear& wg, const Linear& wu, const Linear& last) {
   const ActRows out = gate_of_width(wu.w.n_rows);
-  for_row_chunks(w, out.width, n_rows, [&](int64_t begin, int64_t end) {
-    gated_rows(wg, wu, begin, end, h, 0, n_rows, out, up, w.index());
+  for_row_chunks(w, out.width, n_tokens(), [&](int64_t begin, int64_t end) {
+    gated_rows(wg, wu, last, begin, end, h, 0, n_tokens(), out, w.index());
   });
+  return out;
 }
 
 void Decoder::Impl::feed_forward(Worker& w, int layer) {
   const LayerWeights& weights = model.weights().layers[layer];
-  const int64_t n = n_tokens(), d = spec.d_model;
-  const bool add_now = !spec.post_norm;
-  if (spec.layers[layer].moe) {
-    experts(w, layer);
-  } else {
-    gated_product(w, weights.w_gate, weights.w_up, n);
-    const ActRows inner = gate_of_width(spec.d_ff);
-    const LinearTask down[] = {{&weights.w_down, &inner, branch, d}};
-    linears(w, down, n, [&](int64_t begin, int64_t end) {
-      for (int64_t t = 0; add_now && t < n; ++t) add_branch(t, begin, end, branch, spec.residual_scale);
-    });
-    if (add_now) return;
+  if (!spec.layers[layer].moe) {
+    const ActRows inner = gated_product(w, weights.w_gate, weights.w_up, weights.w_down);
+    leave_block(w, weights.w_down, inner, weights.ffn_post_norm);
+    return;
   }
-  w.for_chunks(n, 1, [&](int64_t t, int64_t) {
-    if (spec.post_norm) normalize(weights.ffn_post_norm, branch + t * d, branch + t * d, d);
-    add_branch(t, 0, d, branch, spec.residual_scale);
-  });
+  experts(w, layer);
+  add_branches(w, spec.post_norm ? &weights.ffn_post_norm : nullptr);
 }
 
 // --- the whole -------------------------------------------------------------------------------------------------------------

@@ -62,7 +62,6 @@ struct Decoder::Impl {
   ActRows attention;           // [T, q_width]
   float *branch = nullptr;     // [T, d_model] what attention or feed-forward adds
   ActRows gate;                // [T, d_ff]
-  float *up = nullptr;         // [T, d_ff]
   float *logits = nullptr;               // [max_logit_rows, vocab_size]
   float *cos = nullptr, *sin = nullptr;  // [n_ropes][T][rope_width]
   int64_t rope_width = 0;
@@ -70,7 +69,6 @@ struct Decoder::Impl {
   float *router = nullptr;        // [T, n_experts]
   ActRows expert_in;              // [T * n_used, d_model]
   ActRows expert_gate;            // [T * n_used, d_expert]
-  float *expert_up = nullptr;     // [T * n_used, d_expert]
   float *expert_out = nullptr;    // [T * n_used, d_model]
   float *shared_scale = nullptr;  // [T, 1]
   std::vector<int32_t> chosen;        // [T, n_used] experts
@@ -79,7 +77,11 @@ struct Decoder::Impl {
   std::vector<int32_t> expert_row;    // [T, n_used] row of each pair
   std::vector<int32_t> busy_experts;  // those with rows in this layer
 
-  size_t scratch_bytes = 0;  // of one thread
+  /// Fewer tokens than few_tokens are multiplied with long stretches of a matrix; more, with wide_chunk rows at a time.
+  static constexpr int64_t few_tokens = 16, wide_chunk = 64;
+  size_t scratch_bytes = 0;    // of one thread: the kernels' own, then room for the outputs of a chunk of rows
+  size_t chunk_offset = 0;
+  int64_t chunk_floats = 0;
   std::byte* scratch = nullptr;
   int max_tile_tokens = 1;
   size_t tile_floats = 0;    // a tile's queries and two attention parts
@@ -111,17 +113,18 @@ struct Decoder::Impl {
                        std::byte* memory);
   void finish_unit(const AttentionUnit& unit, int layer, const kernels::AttentionPart& part);
   void feed_forward(Worker& w, int layer);
-  void gated_rows(const Linear& wg, const Linear& wu, int64_t begin, int64_t end, const ActRows& in, int64_t first, int64_t n_rows,
-                  const ActRows& g, float* u, int thread);
+  void leave_block(Worker& w, const Linear& last, const ActRows& in, const NormWeights& post_norm);
+  void add_branches(Worker& w, const NormWeights* post_norm);
+  void gated_rows(const Linear& wg, const Linear& wu, const Linear& last, int64_t begin, int64_t end, const ActRows& in, int64_t first,
+                  int64_t n_rows, const ActRows& g, int thread);
   ActRows gate_of_width(int64_t width) const;
-  void gated_product(Worker& w, const Linear& wg, const Linear& wu, int64_t n_rows);
+  ActRows gated_product(Worker& w, const Linear& wg, const Linear& wu, const Linear& last);
   void apply_activation(float* g, const float* u, int64_t n) const;
   void experts(Worker& w, int layer);
   void route(const LayerWeights& weights, int64_t token);
   void group_by_expert();
   void combine(const LayerWeights& weights, int64_t token);
   void output(Worker& w);
-  void add_branch(int64_t token, int64_t begin, int64_t end, const float* from, float scale);
 
   void matmul(const Linear& l, int64_t row_begin, int64_t row_end, const ActRows& in, int64_t first, int64_t n_rows, float* out,
               int64_t out_stride, int thread);
@@ -132,6 +135,7 @@ struct Decoder::Impl {
   template <class After>
   void linears(Worker& w, std::span<const LinearTask> tasks, int64_t n_tokens, After&& after);
 
+  float* chunk_space(int thread) const { return reinterpret_cast<float*>(thread_scratch(thread) + chunk_offset); }
   std::byte* thread_scratch(int thread) const { return scratch + scratch_bytes * static_cast<size_t>(thread); }
   kernels::AttentionPart part_at(float* memory, int n_queries) const;
   int group() const { return spec.n_heads / spec.n_kv_heads; }
@@ -142,8 +146,8 @@ template <class F>
 void Decoder::Impl::for_row_chunks(Worker& w, int64_t n_rows, int64_t n, F&& f) const {
   // With few tokens a chunk is a stretch of memory, the longer the better. With many, its outputs should stay in the second-level
   // cache for what is done with them next.
-  const bool few = n < 16;
-  w.for_tapered(n_rows, few ? 32 : 64, few ? n_rows : 64, f);
+  const bool few = n < few_tokens;
+  w.for_tapered(n_rows, few ? wide_chunk / 2 : wide_chunk, few ? n_rows : wide_chunk, f);
 }
 
 template <class After>

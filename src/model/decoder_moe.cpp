@@ -96,7 +96,8 @@ void Decoder::Impl::experts(Worker& w, int layer) {
     const int e = busy_experts[i / inner_chunks];
     const int64_t begin = i % inner_chunks * inner_grain, end = std::min(width, begin + inner_grain);
     const int64_t first = expert_start[e], rows = expert_start[e + 1] - first;
-    gated_rows(weights.experts[e].gate, weights.experts[e].up, begin, end, expert_in, first, rows, expert_gate, expert_up, w.index());
+    const ExpertWeights& expert = weights.experts[e];
+    gated_rows(expert.gate, expert.up, expert.down, begin, end, expert_in, first, rows, expert_gate, w.index());
   });
   const int64_t outer_grain = row_grain(d * n_busy), outer_chunks = (d + outer_grain - 1) / outer_grain;
   w.for_chunks(n_busy * outer_chunks, 1, [&](int64_t i, int64_t) {
@@ -106,8 +107,7 @@ void Decoder::Impl::experts(Worker& w, int layer) {
     matmul(weights.experts[e].down, begin, end, expert_gate, first, rows, expert_out + first * d, d, w.index());
   });
   if (moe.d_shared > 0) {
-    gated_product(w, weights.shared.gate, weights.shared.up, n);
-    const ActRows inner = gate_of_width(moe.d_shared);
+    const ActRows inner = gated_product(w, weights.shared.gate, weights.shared.up, weights.shared.down);
     const LinearTask down[] = {{&weights.shared.down, &inner, branch, d}};
     linears(w, down, n, [](int64_t, int64_t) {});
   }
