@@ -32,7 +32,7 @@ int run_bench(const Options& options) {
   const std::shared_ptr<const Model> model = load_model(directory, options, team);
   const double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const BenchResult r =
-      engine::run_bench(model, team, options.bench_prompt, options.bench_tokens, options.bench_runs, kv_format(options));
+      engine::run_bench(model, team, options.bench_prompt, options.bench_tokens, options.bench_runs, kv_format(options, *model));
   const uint64_t rss = resident_bytes();
   if (options.json) {
     const Json json = {{"prefill_tok_s", r.prefill_tok_s},

@@ -47,8 +47,18 @@ void select_isa(const Options& options) {
   throw UsageError(where + ": expected one of " + usable + ", got '" + name + "'");
 }
 
-kernels::KvFormat kv_format(const Options& options) {
-  return options.kv_dtype == KvDTypeChoice::bfloat16 ? kernels::KvFormat::bf16 : kernels::KvFormat::f32;
+std::optional<kernels::KvFormat> wanted_kv_format(const Options& options) {
+  switch (options.kv_dtype) {
+    case KvDTypeChoice::float32: return kernels::KvFormat::f32;
+    case KvDTypeChoice::bfloat16: return kernels::KvFormat::bf16;
+    case KvDTypeChoice::int8: return kernels::KvFormat::i8;
+    case KvDTypeChoice::automatic: break;
+  }
+  return std::nullopt;
+}
+
+kernels::KvFormat kv_format(const Options& options, const Model& model) {
+  return wanted_kv_format(options).value_or(natural_kv_format(model));
 }
 
 std::shared_ptr<const Model> load_model(const std::string& directory, const Options& options, Team& team) {
@@ -70,7 +80,7 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   wanted.load.group = options.group_size;
   wanted.scheduler.max_sequences = std::max(options.parallel, 1);
   wanted.scheduler.context = options.ctx;
-  wanted.scheduler.kv_format = kv_format(options);
+  wanted.kv_format = wanted_kv_format(options);
   wanted.chat_template = options.chat_template;
   if (options.mem_bytes) {
     const MemoryPlan plan = plan_memory(Model::load(directory), options);

@@ -17,7 +17,8 @@ std::unique_ptr<Engine> load_engine(const Options& options);
 /// The model alone, for commands that work on ids; `team` outlives it.
 std::shared_ptr<const Model> load_model(const std::string& directory, const Options& options, Team& team);
 
-kernels::KvFormat kv_format(const Options& options);
+/// --kv-dtype, or what suits the model.
+kernels::KvFormat kv_format(const Options& options, const Model& model);
 
 /// Settings for one run: the model's defaults < `max_new_tokens` 256 where nothing else bounds the answer (as Transformers' pipeline and
 /// chat) < --generation-config < key=value.

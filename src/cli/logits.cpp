@@ -50,7 +50,7 @@ int run_logits(const Options& options) {
         std::memcpy(&logits[at * vocab_size], values.data(), values.size_bytes());
         bar.update(at, ids.values.size());
       },
-      kv_format(options));
+      kv_format(options, *model));
 
   const TensorView view{DType::f32,
                         {ids.n_rows, ids.n_columns, static_cast<int64_t>(vocab_size)},

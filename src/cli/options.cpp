@@ -97,7 +97,8 @@ constexpr Named<DTypeChoice> dtype_names[] = {{"auto", DTypeChoice::automatic},
                                               {"int8", DTypeChoice::int8},
                                               {"int4", DTypeChoice::int4}};
 constexpr Named<int> group_names[] = {{"32", 32}, {"64", 64}, {"128", 128}};
-constexpr Named<KvDTypeChoice> kv_dtype_names[] = {{"float32", KvDTypeChoice::float32}, {"bfloat16", KvDTypeChoice::bfloat16}};
+constexpr Named<KvDTypeChoice> kv_dtype_names[] = {
+    {"float32", KvDTypeChoice::float32}, {"bfloat16", KvDTypeChoice::bfloat16}, {"int8", KvDTypeChoice::int8}};
 
 constexpr Named<server::LogFormat> log_names[] = {{"text", server::LogFormat::text}, {"json", server::LogFormat::json}};
 
@@ -210,7 +211,7 @@ const Row rows[] = {
      [](Options& o, const std::string&) { o.dtype = DTypeChoice::int4; }},
     {"--group-size", nullptr, "G", computing | in_inspect, "int8 and int4: columns that share a scale: 32, 64 or 128 (default: 32)",
      [](Options& o, const std::string& v) { o.group_size = parse_name(v, "--group-size", group_names); }},
-    {"--kv-dtype", nullptr, "TYPE", computing | in_inspect, "keys and values in memory: float32 or bfloat16",
+    {"--kv-dtype", nullptr, "TYPE", computing | in_inspect, "keys and values in memory: float32, bfloat16 or int8 (default: float32; bfloat16 beside int8 or int4 weights)",
      [](Options& o, const std::string& v) { o.kv_dtype = parse_name(v, "--kv-dtype", kv_dtype_names); }},
     {"--threads", "-t", "N", computing | in_version, "threads (default: the physical cores this process may use)",
      [](Options& o, const std::string& v) { o.n_threads = static_cast<int>(parse_count(v, "--threads", 1, 1024)); }},

@@ -22,7 +22,7 @@ struct EarlyAnswer {
 };
 
 enum class DTypeChoice : uint8_t { automatic, float32, bfloat16, float16, int8, int4 };
-enum class KvDTypeChoice : uint8_t { float32, bfloat16 };
+enum class KvDTypeChoice : uint8_t { automatic, float32, bfloat16, int8 };
 
 struct Setting {
   std::string key, value;
@@ -40,7 +40,7 @@ struct Options {
   std::string isa;    // empty: the best
   DTypeChoice dtype = DTypeChoice::automatic;
   int group_size = 32;  // int8, int4: columns that share a scale
-  KvDTypeChoice kv_dtype = KvDTypeChoice::float32;
+  KvDTypeChoice kv_dtype = KvDTypeChoice::automatic;
   int64_t ctx = 0;    // 0: the model's
   std::optional<uint64_t> mem_bytes;
 

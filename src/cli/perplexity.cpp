@@ -65,7 +65,7 @@ int run_perplexity(const Options& options) {
   PerplexityOptions how;
   how.context = options.ctx;
   how.stride = options.stride;
-  how.kv_format = kv_format(options);
+  how.kv_format = kv_format(options, *model);
   how.progress = [&bar](int64_t done, int64_t total) { bar.update(static_cast<uint64_t>(done), static_cast<uint64_t>(total)); };
   const PerplexityResult result = perplexity(model, team, text.ids, text.bos, how, against);
   bar.clear();

@@ -22,29 +22,119 @@ constexpr int block_tokens = kv_block_tokens;
 constexpr int block_vectors = block_tokens / lanes;
 static_assert(block_tokens % lanes == 0 && kv_segment_tokens % block_tokens == 0);
 
-constexpr size_t element_bytes(KvFormat format) { return format == KvFormat::f32 ? 4 : 2; }
+// How the formats lie in a block's part for one layer and head. K comes transposed, so that the tokens' scores lie side by side in lanes.
+//   f32   K [d_head][16], V [16][d_head]
+//   bf16  K [d_head / 2][16][2], V [16 / 2][d_head][2]: two neighbours in a lane, which is what bf16 dot products take
+//   i8    K [d_head][16], V [16][d_head], then float32 scales of each token's K, [16], and V, [16]
+
+struct KvF32 {
+  static constexpr bool paired = false, scaled = false;
+  using Element = float;
+  static KERNEL_INLINE F load(const float* p) { return F32::load(p); }
+  static constexpr int64_t k_bytes(int64_t d) { return block_tokens * d * 4; }
+  static constexpr int64_t v_bytes(int64_t d) { return block_tokens * d * 4; }
+};
+
+struct KvBf16 {
+  static constexpr bool paired = true, scaled = false;
+  using Element = uint32_t;  // two of them
+  static KERNEL_INLINE F low(Words pair) { return from_raw((Floats)(pair << 16)); }
+  static KERNEL_INLINE F high(Words pair) { return from_raw((Floats)(pair & 0xffff0000u)); }
+  static constexpr int64_t k_bytes(int64_t d) { return block_tokens * ((d + 1) / 2) * 4; }
+  static constexpr int64_t v_bytes(int64_t d) { return block_tokens / 2 * d * 4; }
+};
+
+struct KvI8 {
+  static constexpr bool paired = false, scaled = true;
+  using Element = int8_t;
+  static KERNEL_INLINE F load(const int8_t* p) {
+#if defined(__AVX512F__)
+    return F(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+#elif defined(__AVX2__)
+    return F(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+#else
+    typedef int8_t Narrow __attribute__((vector_size(lanes)));
+    return from_raw(__builtin_convertvector(load_as<Narrow>(p), Floats));
+#endif
+  }
+  static constexpr int64_t k_bytes(int64_t d) { return block_tokens * d; }
+  static constexpr int64_t v_bytes(int64_t d) { return block_tokens * d; }
+  static KERNEL_INLINE const float* k_scales(const int8_t* part, int d) { return reinterpret_cast<const float*>(part + k_bytes(d) + v_bytes(d)); }
+  static KERNEL_INLINE const float* v_scales(const int8_t* part, int d) { return k_scales(part, d) + block_tokens; }
+};
+
+template <class Kv>
+constexpr int64_t part_bytes(int64_t d) {
+  return Kv::k_bytes(d) + Kv::v_bytes(d) + (Kv::scaled ? 2 * block_tokens * 4 : 0);
+}
 
 KERNEL_ENTRY size_t kv_bytes(KvFormat format, int d_head) {
-  return static_cast<size_t>(round_up(2 * block_tokens * static_cast<int64_t>(d_head) * static_cast<int64_t>(element_bytes(format)), 64));
+  int64_t n = 0;
+  switch (format) {
+    case KvFormat::f32: n = part_bytes<KvF32>(d_head); break;
+    case KvFormat::bf16: n = part_bytes<KvBf16>(d_head); break;
+    case KvFormat::i8: n = part_bytes<KvI8>(d_head); break;
+    case KvFormat::count: break;
+  }
+  return static_cast<size_t>(round_up(n, 64));
+}
+
+/// x as int8 with one scale, `step` bytes apart; returns the scale.
+KERNEL_INLINE float store_scaled(const float* x, int n, int8_t* to, int step) {
+  float largest = 0;
+  for (int i = 0; i < n; ++i) {
+    const float magnitude = __builtin_fabsf(x[i]);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const float inverse = largest > 0 ? 127 / largest : 0.0f;
+  for (int i = 0; i < n; ++i) {
+    const float rounded = x[i] * inverse + 12582912.0f;  // as round_clamped
+    const float bounded = rounded - 12582912.0f;
+    to[i * step] = static_cast<int8_t>(bounded >= -127 && bounded <= 127 ? static_cast<int32_t>(bounded) : 0);
+  }
+  return largest / 127;
 }
 
 KERNEL_ENTRY void kv_store(KvFormat format, const float* k, const float* v, int d_head, int slot, std::byte* part) {
-  if (format == KvFormat::f32) {
-    auto* ks = reinterpret_cast<float*>(part);
-    float* vs = ks + block_tokens * d_head + slot * d_head;
-    for (int d = 0; d < d_head; ++d) ks[d * block_tokens + slot] = k[d];
-    for (int d = 0; d < d_head; ++d) vs[d] = v[d];
-  } else {
-    auto* ks = reinterpret_cast<uint16_t*>(part);
-    uint16_t* vs = ks + block_tokens * d_head + slot * d_head;
-    for (int d = 0; d < d_head; ++d) ks[d * block_tokens + slot] = to_bf16(k[d]);
-    for (int d = 0; d < d_head; ++d) vs[d] = to_bf16(v[d]);
+  switch (format) {
+    case KvFormat::f32: {
+      auto* ks = reinterpret_cast<float*>(part);
+      float* vs = ks + block_tokens * d_head + slot * d_head;
+      for (int d = 0; d < d_head; ++d) ks[d * block_tokens + slot] = k[d];
+      for (int d = 0; d < d_head; ++d) vs[d] = v[d];
+      return;
+    }
+    case KvFormat::bf16: {
+      auto* ks = reinterpret_cast<uint16_t*>(part) + slot * 2;
+      auto* vs = reinterpret_cast<uint16_t*>(part + KvBf16::k_bytes(d_head)) + slot / 2 * d_head * 2 + slot % 2;
+      for (int d = 0; d < d_head; ++d) ks[d / 2 * block_tokens * 2 + d % 2] = to_bf16(k[d]);
+      if (d_head % 2 != 0) ks[d_head / 2 * block_tokens * 2 + 1] = 0;
+      for (int d = 0; d < d_head; ++d) vs[d * 2] = to_bf16(v[d]);
+      return;
+    }
+    case KvFormat::i8: {
+      auto* bytes = reinterpret_cast<int8_t*>(part);
+      auto* scales = reinterpret_cast<float*>(bytes + KvI8::k_bytes(d_head) + KvI8::v_bytes(d_head));
+      scales[slot] = store_scaled(k, d_head, bytes + slot, block_tokens);
+      scales[block_tokens + slot] = store_scaled(v, d_head, bytes + KvI8::k_bytes(d_head) + slot * d_head, 1);
+      return;
+    }
+    case KvFormat::count: return;
   }
 }
 
-// [n_queries][kv_segment_tokens]: scores, then weights, by position within the segment.
-size_t attention_scratch_bytes(int n_queries, int) {
-  return static_cast<size_t>(n_queries) * kv_segment_tokens * sizeof(float);
+#if defined(__AVX512BF16__)
+#define KERNEL_BF16_DOT 1
+/// Sums of two products a lane. Each is rounded on its own, in one order: as deterministic as the rest.
+KERNEL_INLINE F dot_pairs(F sum, Words a, Words b) { return F(_mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b)); }
+#endif
+
+/// Two floats as a pair of bf16.
+KERNEL_INLINE uint32_t bf16_pair(float low, float high) { return to_bf16(low) | static_cast<uint32_t>(to_bf16(high)) << 16; }
+
+// [n_queries][kv_segment_tokens]: scores, then weights, by position within the segment; behind them one group's queries in bf16.
+size_t attention_scratch_bytes(int n_queries, int d_head) {
+  return static_cast<size_t>(n_queries) * kv_segment_tokens * sizeof(float) + static_cast<size_t>(group_queries) * static_cast<size_t>(d_head + 1) * 2;
 }
 
 /// Half-open range of positions within the segment.
@@ -61,33 +151,86 @@ KERNEL_INLINE Keys visible_keys(const AttentionTile& tile, int query) {
   return {static_cast<int>(begin), static_cast<int>(end)};
 }
 
-/// K of the block that holds position `key` of the tile's segment. V lies block_tokens * d_head elements behind.
-template <class Type>
-KERNEL_INLINE const typename Type::Element* block_at(const AttentionTile& tile, int key) {
+/// K of the block that holds position `key` of the tile's segment.
+template <class Kv>
+KERNEL_INLINE const typename Kv::Element* block_at(const AttentionTile& tile, int key) {
   const int64_t index = (static_cast<int64_t>(tile.segment) * kv_segment_tokens + key) / block_tokens;
-  return reinterpret_cast<const typename Type::Element*>(tile.blocks[index] + tile.offset);
+  return reinterpret_cast<const typename Kv::Element*>(tile.blocks[index] + tile.offset);
 }
 
+/// V of slot `slot` (of a pair of slots, if Kv is paired) behind a block's K.
+template <class Kv>
+KERNEL_INLINE const typename Kv::Element* values_at(const typename Kv::Element* block, int d_head, int slot) {
+  const auto* v = reinterpret_cast<const typename Kv::Element*>(reinterpret_cast<const std::byte*>(block) + Kv::k_bytes(d_head));
+  return v + (Kv::paired ? slot / 2 : slot) * d_head;
+}
+
+/// The queries of a group: as floats, and as bf16 pairs where those are multiplied.
+struct Queries {
+  const float* f;
+  int64_t stride;
+  const uint32_t* pairs;
+  int64_t pair_stride;
+};
+
 /// Scores of n queries with the tokens of n_blocks blocks, one after another by position.
-template <class Type, int n, int n_blocks>
-KERNEL_INLINE void score_blocks(const AttentionTile& tile, const float* q, int key, float* scores) {
+template <class Kv, int n, int n_blocks>
+KERNEL_INLINE void score_blocks(const AttentionTile& tile, const Queries& q, int key, float* scores) {
   constexpr int n_vectors = n_blocks * block_vectors;
-  const typename Type::Element* k[n_blocks];
-  for (int b = 0; b < n_blocks; ++b) k[b] = block_at<Type>(tile, key + b * block_tokens);
+  const typename Kv::Element* k[n_blocks];
+  for (int b = 0; b < n_blocks; ++b) k[b] = block_at<Kv>(tile, key + b * block_tokens);
   F acc[n][n_vectors];
   for (auto& row : acc) {
     for (F& sum : row) sum = F(0.0f);
   }
-  for (int d = 0; d < tile.d_head; ++d) {
-    F ks[n_vectors];
-    for (int j = 0; j < n_vectors; ++j) ks[j] = Type::load(k[j / block_vectors] + d * block_tokens + j % block_vectors * lanes);
-    for (int i = 0; i < n; ++i) {
-      const F qs(q[i * tile.q_stride + d]);
-      for (int j = 0; j < n_vectors; ++j) acc[i][j] = fma(qs, ks[j], acc[i][j]);
+  const auto at = [&](int j, int d) { return k[j / block_vectors] + d * block_tokens + j % block_vectors * lanes; };
+  if constexpr (Kv::paired) {
+    int p = 0;
+#if defined(KERNEL_BF16_DOT)
+    for (; p < (tile.d_head + 1) / 2; ++p) {
+      Words ks[n_vectors];
+      for (int j = 0; j < n_vectors; ++j) ks[j] = load_as<Words>(at(j, p));
+      for (int i = 0; i < n; ++i) {
+        const Words qs = Words{} + q.pairs[i * q.pair_stride + p];
+        for (int j = 0; j < n_vectors; ++j) acc[i][j] = dot_pairs(acc[i][j], qs, ks[j]);
+      }
+    }
+#else
+    for (; p < tile.d_head / 2; ++p) {
+      Floats low[n_vectors], high[n_vectors];
+      for (int j = 0; j < n_vectors; ++j) {
+        const Words pair = load_as<Words>(at(j, p));
+        low[j] = raw(Kv::low(pair));
+        high[j] = raw(Kv::high(pair));
+      }
+      for (int i = 0; i < n; ++i) {
+        const F a(q.f[i * q.stride + 2 * p]), b(q.f[i * q.stride + 2 * p + 1]);
+        for (int j = 0; j < n_vectors; ++j) acc[i][j] = fma(b, from_raw(high[j]), fma(a, from_raw(low[j]), acc[i][j]));
+      }
+    }
+    if (tile.d_head % 2 != 0) {
+      for (int j = 0; j < n_vectors; ++j) {
+        const F last = Kv::low(load_as<Words>(at(j, p)));
+        for (int i = 0; i < n; ++i) acc[i][j] = fma(F(q.f[i * q.stride + 2 * p]), last, acc[i][j]);
+      }
+    }
+#endif
+  } else {
+    for (int d = 0; d < tile.d_head; ++d) {
+      Floats ks[n_vectors];
+      for (int j = 0; j < n_vectors; ++j) ks[j] = raw(Kv::load(at(j, d)));
+      for (int i = 0; i < n; ++i) {
+        const F qs(q.f[i * q.stride + d]);
+        for (int j = 0; j < n_vectors; ++j) acc[i][j] = fma(qs, from_raw(ks[j]), acc[i][j]);
+      }
     }
   }
-  for (int i = 0; i < n; ++i) {
-    for (int j = 0; j < n_vectors; ++j) store(scores + i * kv_segment_tokens + key + j * lanes, acc[i][j]);
+  for (int j = 0; j < n_vectors; ++j) {
+    F scale(1.0f);
+    if constexpr (Kv::scaled) scale = load(Kv::k_scales(k[j / block_vectors], tile.d_head) + j % block_vectors * lanes);
+    for (int i = 0; i < n; ++i) {
+      store(scores + i * kv_segment_tokens + key + j * lanes, Kv::scaled ? acc[i][j] * scale : acc[i][j]);
+    }
   }
 }
 
@@ -120,8 +263,31 @@ __attribute__((noinline, flatten)) void soften(float* scores, Keys keys, float c
   *out_sum = sum_lanes(sum);
 }
 
-/// values[i][d .. d + m * lanes) += sum over keys of weight * V, for n queries. `width` < lanes: only so many elements (m is 1).
-template <class Type, int n, int m>
+/// Weights become what V is multiplied with: scaled with the tokens' scales, or packed as bf16 pairs into the front of their row.
+template <class Kv>
+KERNEL_INLINE void prepare_weights(const AttentionTile& tile, Keys keys, float* weights) {
+  const int begin = keys.begin / block_tokens * block_tokens;
+  const int end = static_cast<int>(round_up(keys.end, block_tokens));
+  if constexpr (Kv::scaled) {
+    for (int key = begin; key < end; key += block_tokens) {
+      const float* scales = Kv::v_scales(block_at<Kv>(tile, key), tile.d_head);
+      for (int i = 0; i < block_tokens; i += lanes) store(weights + key + i, load(weights + key + i) * load(scales + i));
+    }
+  }
+#if defined(KERNEL_BF16_DOT)
+  if constexpr (Kv::paired) {
+    auto* halves = reinterpret_cast<uint16_t*>(weights);
+    for (int key = begin; key < end; key += block_tokens) {  // the row's own bytes, from the front: written behind what is read
+      const __m256bh packed = _mm512_cvtneps_pbh(load(weights + key));
+      __builtin_memcpy(halves + key, &packed, sizeof packed);
+    }
+  }
+#endif
+}
+
+/// values[i][d .. d + m * lanes) += sum over keys of weight * V, for n queries. `width` < lanes: only so many elements (m is 1). If Kv
+/// is paired and n > 1, keys begin and end between pairs.
+template <class Kv, int n, int m>
 KERNEL_INLINE void add_values_at(const AttentionTile& tile, const float* weights, Keys keys, int d, int width, float* values) {
   F acc[n][m];
   for (int i = 0; i < n; ++i) {
@@ -130,19 +296,51 @@ KERNEL_INLINE void add_values_at(const AttentionTile& tile, const float* weights
       acc[i][j] = width < lanes ? load_first<F32>(at, width) : load(at);
     }
   }
-  for (int key = keys.begin; key < keys.end;) {
+  constexpr int step = Kv::paired ? 2 : 1;
+  for (int key = keys.begin / step * step; key < keys.end;) {
     const int slot = key % block_tokens;
-    const int n_keys = static_cast<int>(min(block_tokens - slot, keys.end - key));
-    const auto* v = block_at<Type>(tile, key) + (block_tokens + slot) * tile.d_head + d;
-    for (int k = 0; k < n_keys; ++k, v += tile.d_head) {
-      F vs[m];
-      for (int j = 0; j < m; ++j) vs[j] = width < lanes ? load_first<Type>(v, width) : Type::load(v + j * lanes);
-      for (int i = 0; i < n; ++i) {
-        const F w(weights[i * kv_segment_tokens + key + k]);
-        for (int j = 0; j < m; ++j) acc[i][j] = fma(w, vs[j], acc[i][j]);
+    const int end = static_cast<int>(min(key - slot + block_tokens, keys.end));
+    const auto* v = values_at<Kv>(block_at<Kv>(tile, key), tile.d_head, slot) + d;
+    for (; key < end; key += step, v += tile.d_head) {
+      if constexpr (Kv::paired) {
+        Words pairs[m];
+        for (int j = 0; j < m; ++j) {
+          uint32_t first[lanes] = {};
+          if (width < lanes) __builtin_memcpy(first, v, static_cast<size_t>(width) * sizeof *v);
+          pairs[j] = load_as<Words>(width < lanes ? first : v + j * lanes);
+        }
+        // A key out of sight counts as zero, whatever lies in its slot.
+        const bool no_low = n == 1 && key < keys.begin, no_high = n == 1 && key + 1 >= keys.end;
+        if (no_low) {
+          for (Words& pair : pairs) pair &= 0xffff0000u;
+        }
+        if (no_high) {
+          for (Words& pair : pairs) pair &= 0x0000ffffu;
+        }
+        for (int i = 0; i < n; ++i) {
+          const float* row = weights + i * kv_segment_tokens;
+#if defined(KERNEL_BF16_DOT)
+          const Words w = Words{} + load_as<uint32_t>(reinterpret_cast<const uint16_t*>(row) + key);
+          for (int j = 0; j < m; ++j) acc[i][j] = dot_pairs(acc[i][j], w, pairs[j]);
+#else
+          const F a(no_low ? 0.0f : row[key]), b(no_high ? 0.0f : row[key + 1]);
+          for (int j = 0; j < m; ++j) acc[i][j] = fma(b, Kv::high(pairs[j]), fma(a, Kv::low(pairs[j]), acc[i][j]));
+#endif
+        }
+      } else {
+        Floats vs[m];
+        for (int j = 0; j < m; ++j) {
+          typename Kv::Element first[lanes] = {};
+          if (width < lanes) __builtin_memcpy(first, v, static_cast<size_t>(width) * sizeof *v);
+          vs[j] = raw(Kv::load(width < lanes ? first : v + j * lanes));
+        }
+        for (int i = 0; i < n; ++i) {
+          const F w(weights[i * kv_segment_tokens + key]);
+          for (int j = 0; j < m; ++j) acc[i][j] = fma(w, from_raw(vs[j]), acc[i][j]);
+        }
       }
     }
-    key += n_keys;
+    key = end;
   }
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j < m; ++j) {
@@ -156,20 +354,21 @@ KERNEL_INLINE void add_values_at(const AttentionTile& tile, const float* weights
   }
 }
 
-template <class Type, int n>
+template <class Kv, int n>
 KERNEL_INLINE void add_values(const AttentionTile& tile, const float* weights, Keys keys, float* values) {
   if (keys.begin >= keys.end) return;
   int d = 0;
   for (; d + value_vectors * lanes <= tile.d_head; d += value_vectors * lanes) {
-    add_values_at<Type, n, value_vectors>(tile, weights, keys, d, lanes, values);
+    add_values_at<Kv, n, value_vectors>(tile, weights, keys, d, lanes, values);
   }
-  for (; d + lanes <= tile.d_head; d += lanes) add_values_at<Type, n, 1>(tile, weights, keys, d, lanes, values);
-  if (d < tile.d_head) add_values_at<Type, n, 1>(tile, weights, keys, d, tile.d_head - d, values);
+  for (; d + lanes <= tile.d_head; d += lanes) add_values_at<Kv, n, 1>(tile, weights, keys, d, lanes, values);
+  if (d < tile.d_head) add_values_at<Kv, n, 1>(tile, weights, keys, d, tile.d_head - d, values);
 }
 
-/// n queries from `query` on.
-template <class Type, int n>
-__attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, int query, const AttentionPart& part, float* weights) {
+/// n queries from `query` on. `pairs`: room for them in bf16.
+template <class Kv, int n>
+__attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, int query, const AttentionPart& part, float* weights,
+                                                     uint32_t* pairs) {
   Keys own[n];
   Keys all = {kv_segment_tokens, 0};
   Keys shared = {0, kv_segment_tokens};
@@ -182,16 +381,37 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
     shared.begin = own[i].begin > shared.begin ? own[i].begin : shared.begin;
     shared.end = own[i].end < shared.end ? own[i].end : shared.end;
   }
-  const float* q = tile.q + query * tile.q_stride;
+  if constexpr (Kv::paired) {
+    shared.begin = static_cast<int>(round_up(shared.begin, 2));
+    shared.end = shared.end / 2 * 2;
+  }
+  const Queries q = {tile.q + query * tile.q_stride, tile.q_stride, pairs, (tile.d_head + 1) / 2};
+#if defined(KERNEL_BF16_DOT)
+  if constexpr (Kv::paired) {
+    for (int i = 0; i < n; ++i) {
+      const float* row = q.f + i * q.stride;
+      for (int d = 0; d < tile.d_head; d += 2) pairs[i * q.pair_stride + d / 2] = bf16_pair(row[d], d + 1 < tile.d_head ? row[d + 1] : 0.0f);
+    }
+  }
+#endif
   int key = all.begin / block_tokens * block_tokens;
   constexpr int together = blocks_together * block_tokens;
-  for (; key + together <= all.end; key += together) score_blocks<Type, n, blocks_together>(tile, q, key, weights);
-  for (; key < all.end; key += block_tokens) score_blocks<Type, n, 1>(tile, q, key, weights);
+  for (; key + together <= all.end; key += together) {
+    // Blocks lie anywhere, and no hardware prefetcher follows from one to the next. A tile's first group does it for all.
+    for (int ahead = key + 2 * together; query == 0 && ahead < key + 3 * together && ahead < all.end; ahead += block_tokens) {
+      const auto* part_bytes_at = reinterpret_cast<const char*>(block_at<Kv>(tile, ahead));
+      for (int64_t i = 0; i < part_bytes<Kv>(tile.d_head); i += 64) __builtin_prefetch(part_bytes_at + i, 0, 2);
+    }
+    score_blocks<Kv, n, blocks_together>(tile, q, key, weights);
+  }
+  for (; key < all.end; key += block_tokens) score_blocks<Kv, n, 1>(tile, q, key, weights);
   float* values = part.value + static_cast<int64_t>(query) * tile.d_head;
   for (int64_t i = 0; i < n * static_cast<int64_t>(tile.d_head); ++i) values[i] = 0.0f;
   for (int i = 0; i < n; ++i) {
     if (own[i].begin < own[i].end) {
-      soften(weights + i * kv_segment_tokens, own[i], tile.softcap, part.max + query + i, part.sum + query + i);
+      float* row = weights + i * kv_segment_tokens;
+      soften(row, own[i], tile.softcap, part.max + query + i, part.sum + query + i);
+      prepare_weights<Kv>(tile, own[i], row);
     } else {
       part.max[query + i] = -__builtin_inff();
       part.sum[query + i] = 0.0f;
@@ -200,40 +420,42 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
   const bool overlap = shared.begin < shared.end;
   for (int i = 0; i < n; ++i) {
     const Keys before = {own[i].begin, overlap ? shared.begin : own[i].end};
-    add_values<Type, 1>(tile, weights + i * kv_segment_tokens, before, values + i * tile.d_head);
+    add_values<Kv, 1>(tile, weights + i * kv_segment_tokens, before, values + i * tile.d_head);
   }
   if (!overlap) return;
-  add_values<Type, n>(tile, weights, shared, values);
+  add_values<Kv, n>(tile, weights, shared, values);
   for (int i = 0; i < n; ++i) {
-    add_values<Type, 1>(tile, weights + i * kv_segment_tokens, {shared.end, own[i].end}, values + i * tile.d_head);
+    add_values<Kv, 1>(tile, weights + i * kv_segment_tokens, {shared.end, own[i].end}, values + i * tile.d_head);
   }
 }
 
-template <class Type, int n>
-KERNEL_INLINE void attend_rest(const AttentionTile& tile, int query, const AttentionPart& part, float* weights) {
+template <class Kv, int n>
+KERNEL_INLINE void attend_rest(const AttentionTile& tile, int query, const AttentionPart& part, float* weights, uint32_t* pairs) {
   if constexpr (n > 0) {
     if (tile.n_queries - query == n) {
-      attend_group<Type, n>(tile, query, part, weights);
+      attend_group<Kv, n>(tile, query, part, weights, pairs);
     } else {
-      attend_rest<Type, n - 1>(tile, query, part, weights);
+      attend_rest<Kv, n - 1>(tile, query, part, weights, pairs);
     }
   }
 }
 
-template <class Type>
+template <class Kv>
 KERNEL_INLINE void attend_as(const AttentionTile& tile, const AttentionPart& part, float* weights) {
+  auto* pairs = reinterpret_cast<uint32_t*>(weights + static_cast<int64_t>(tile.n_queries) * kv_segment_tokens);
   int query = 0;
   for (; query + group_queries <= tile.n_queries; query += group_queries) {
-    attend_group<Type, group_queries>(tile, query, part, weights + static_cast<int64_t>(query) * kv_segment_tokens);
+    attend_group<Kv, group_queries>(tile, query, part, weights + static_cast<int64_t>(query) * kv_segment_tokens, pairs);
   }
-  attend_rest<Type, group_queries - 1>(tile, query, part, weights + static_cast<int64_t>(query) * kv_segment_tokens);
+  attend_rest<Kv, group_queries - 1>(tile, query, part, weights + static_cast<int64_t>(query) * kv_segment_tokens, pairs);
 }
 
 void attend(const AttentionTile& tile, const AttentionPart& part, void* scratch) {
   auto* weights = static_cast<float*>(scratch);
   switch (tile.format) {
-    case KvFormat::f32: return attend_as<F32>(tile, part, weights);
-    case KvFormat::bf16: return attend_as<Bf16>(tile, part, weights);
+    case KvFormat::f32: return attend_as<KvF32>(tile, part, weights);
+    case KvFormat::bf16: return attend_as<KvBf16>(tile, part, weights);
+    case KvFormat::i8: return attend_as<KvI8>(tile, part, weights);
     case KvFormat::count: return;
   }
 }

@@ -38,6 +38,8 @@ CpuFeatures detect_cpu() {
   const bool f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31), cd = bit(b, 28);
   features.avx512 = features.avx2 && (state & zmm) == zmm && f && dq && bw && vl && cd;
   features.avx512_vnni = features.avx512 && bit(c, 11);
+  const bool has_leaf_7_1 = a >= 1;
+  if (has_leaf_7_1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) features.avx512_bf16 = features.avx512_vnni && bit(a, 5);
   return features;
 }
 

@@ -8,6 +8,7 @@ struct CpuFeatures {
   bool avx2 = false;         // AVX2, FMA and F16C, with the ymm state saved by the operating system
   bool avx512 = false;       // AVX-512 F, BW, DQ, VL, with the zmm and mask state saved; implies avx2
   bool avx512_vnni = false;  // implies avx512
+  bool avx512_bf16 = false;  // implies avx512_vnni
 };
 
 /// Asks cpuid and XGETBV. XGETBV matters: hypervisors and kernels may switch off state that cpuid still lists.

@@ -13,6 +13,7 @@ extern const Table generic_table;
 extern const Table avx2_table;
 extern const Table avx512_table;
 extern const Table avx512vnni_table;
+extern const Table avx512bf16_table;
 #endif
 
 namespace {
@@ -38,6 +39,7 @@ const Level* levels(int* n_levels) {
       {"avx2", &avx2_table, cpu.avx2},
       {"avx512", &avx512_table, cpu.avx512},
       {"avx512vnni", &avx512vnni_table, cpu.avx512_vnni},
+      {"avx512bf16", &avx512bf16_table, cpu.avx512_bf16},
 #endif
   };
   *n_levels = static_cast<int>(sizeof all / sizeof all[0]);

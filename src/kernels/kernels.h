@@ -39,11 +39,11 @@ inline constexpr int pack_rows = 16;
 inline constexpr int act_group_cols = 32;
 
 /// Element types of the KV cache.
-enum class KvFormat : uint8_t { f32, bf16, count };
+enum class KvFormat : uint8_t { f32, bf16, i8, count };
 inline constexpr int n_kv_formats = static_cast<int>(KvFormat::count);
 
-/// Tokens a KV block holds. A block of one layer and one kv head is K transposed, [d_head][kv_block_tokens], followed by V,
-/// [kv_block_tokens][d_head]: scores of all its tokens are computed side by side in SIMD lanes.
+/// Tokens a KV block holds. A block's part for one layer and kv head is K, transposed so that the scores of all its tokens are computed
+/// side by side in SIMD lanes, followed by V (attention.inl has the layouts); i8 has a scale for each token's K and V of a head.
 inline constexpr int kv_block_tokens = 16;
 
 /// Keys per attention segment: long contexts are cut at multiples of this absolute position; segments can be computed by
@@ -153,7 +153,7 @@ struct Table {
 
 /// An ISA level that is compiled in. `usable`: this CPU and operating system can run it (cpuid and XGETBV).
 struct Level {
-  const char* name;   // "generic", "avx2", "avx512", "avx512vnni"
+  const char* name;   // "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (that is, VNNI and BF16)
   const Table* table;
   bool usable;
 };

@@ -12,6 +12,10 @@ namespace engine {
 
 using kernels::kv_block_tokens;
 
+kernels::KvFormat natural_kv_format(const Model& model) {
+  return model.quantized() ? kernels::KvFormat::bf16 : kernels::KvFormat::f32;
+}
+
 KvLayout KvLayout::of(const ModelSpec& spec, kernels::KvFormat format) {
   KvLayout l;
   l.format = format;
@@ -38,9 +42,11 @@ KvPool::~KvPool() = default;
 std::byte* KvPool::allocate() {
   if (n_used_ == max_blocks_) return nullptr;
   if (impl_->free.empty()) {
-    // About a megabyte at a time: pages of unused blocks are not touched and so take no memory.
-    const int64_t in_slab = std::clamp<int64_t>(static_cast<int64_t>((size_t{1} << 20) / layout_.block_bytes), 1, 64);
-    impl_->slabs.emplace_back(layout_.block_bytes * static_cast<size_t>(in_slab));
+    // A megabyte first, which is all that a short chat needs, then eight at a time on huge pages.
+    const bool first = impl_->slabs.empty();
+    const size_t aim = size_t{first ? 1u : 8u} << 20;
+    const int64_t in_slab = std::clamp<int64_t>(static_cast<int64_t>(aim / layout_.block_bytes), 1, 64);
+    impl_->slabs.emplace_back(layout_.block_bytes * static_cast<size_t>(in_slab), !first);
     for (int64_t i = in_slab; i-- > 0;) impl_->free.push_back(impl_->slabs.back().data() + i * layout_.block_bytes);
   }
   std::byte* block = impl_->free.back();

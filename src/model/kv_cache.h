@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "model/model.h"
 #include "model/spec.h"
 
 namespace engine {
@@ -21,6 +22,10 @@ struct KvLayout {
   size_t offset(int layer, int kv_head) const { return (static_cast<size_t>(layer) * n_kv_heads + kv_head) * part_bytes; }
   static KvLayout of(const ModelSpec& spec, kernels::KvFormat format);
 };
+
+/// float32 beside float weights, so that nothing is lost; bfloat16 beside quantized ones, where its rounding does not show and long
+/// contexts read half.
+kernels::KvFormat natural_kv_format(const Model& model);
 
 /// Owns all blocks. Memory is taken from the system when first needed and given back when the pool goes. Not thread-safe: one
 /// scheduler owns it.

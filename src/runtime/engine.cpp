@@ -86,7 +86,9 @@ Engine::Engine(const std::string& directory, const EngineOptions& options) {
     template_ = ChatTemplate::from_directory(directory);
   }
   config_ = model_config(*model_, tokenizer_ ? &*tokenizer_ : nullptr);
-  scheduler_ = std::make_unique<Scheduler>(model_, tokenizer_ ? &*tokenizer_ : nullptr, *team_, options.scheduler);
+  SchedulerOptions scheduler = options.scheduler;
+  scheduler.kv_format = options.kv_format.value_or(natural_kv_format(*model_));
+  scheduler_ = std::make_unique<Scheduler>(model_, tokenizer_ ? &*tokenizer_ : nullptr, *team_, scheduler);
   load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -17,6 +17,7 @@ struct EngineOptions {
   int n_threads = 0;              // 0: default_thread_count()
   LoadOptions load;               // team is filled in
   SchedulerOptions scheduler;
+  std::optional<kernels::KvFormat> kv_format;  // replaces the scheduler's; none: natural_kv_format
   std::string chat_template;      // file or built-in name; empty: the model's own
 };
 
