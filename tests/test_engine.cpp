@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "kernels/kernels.h"
 #include "runtime/perplexity.h"
 #include "tiny_engine.h"
 
@@ -256,41 +257,51 @@ TEST_CASE("perplexity: windows, overlap, no bos, and the distance to another mod
   CHECK(message_of([&] { perplexity(model, team, std::vector<int32_t>{5, 500}, 1, options); }).find("got 500") != std::string::npos);
 }
 
-TEST_CASE("trained models: greedy texts as run.c and Transformers give them") {
-  for (const char* name : {"stories260K", "stories260K-bf16", "babyllama-105"}) {
+// All of a directory's greedy.jsonl at once, with the kernels that are selected; returns how many there are.
+static size_t check_greedy(const std::string& dir) {
+  EngineOptions options;
+  options.scheduler.max_sequences = 8;
+  Engine engine(dir, options);
+  std::ifstream lines(dir + "/greedy.jsonl");
+  std::vector<Json> cases;
+  std::vector<Scheduler::Id> ids;
+  for (std::string line; std::getline(lines, line);) {
+    const Json one = parse_json(line, "greedy.jsonl");
+    GenerationRequest r;
+    r.prompt = engine.tokenizer().encode(one["prompt"].get<std::string>(), true);
+    CHECK(r.prompt == one["ids"].get<std::vector<int32_t>>());
+    r.config = engine.default_config();
+    r.config.do_sample = false;
+    r.config.max_new_tokens = 200;
+    ids.push_back(engine.scheduler().submit(std::move(r)));
+    cases.push_back(one);
+  }
+  while (engine.scheduler().step()) {
+  }
+  for (size_t i = 0; i < cases.size(); ++i) {
+    GenerationResult result = engine.scheduler().take(ids[i]);
+    if (result.reason == FinishReason::stop) result.tokens.pop_back();
+    CAPTURE(i);
+    CHECK(result.tokens == cases[i]["greedy_ids"].get<std::vector<int32_t>>());
+    CHECK(result.text == cases[i]["greedy_text"].get<std::string>());
+  }
+  return cases.size();
+}
+
+TEST_CASE("trained models: greedy texts as run.c and Transformers give them, on every level") {
+  const std::pair<const char*, size_t> models[] = {{"stories260K", 22}, {"stories260K-bf16", 22}, {"babyllama-105", 10}};
+  const std::string best = kernels::table().name;
+  for (const auto& [name, n_cases] : models) {
     FIXTURE_OR_RETURN(dir, name);
     CAPTURE(name);
-    EngineOptions options;
-    options.scheduler.max_sequences = 8;
-    Engine engine(dir, options);
-    std::ifstream lines(dir + "/greedy.jsonl");
-    std::vector<Json> cases;
-    std::vector<Scheduler::Id> ids;
-    for (std::string line; std::getline(lines, line);) {
-      const Json one = parse_json(line, "greedy.jsonl");
-      GenerationRequest r;
-      r.prompt = engine.tokenizer().encode(one["prompt"].get<std::string>(), true);
-      CHECK(r.prompt == one["ids"].get<std::vector<int32_t>>());
-      r.config = engine.default_config();
-      r.config.do_sample = false;
-      r.config.max_new_tokens = 200;
-      ids.push_back(engine.scheduler().submit(std::move(r)));
-      cases.push_back(one);
+    int n_levels = 0;
+    const kernels::Level* levels = kernels::levels(&n_levels);
+    for (int i = 0; i < n_levels; ++i) {
+      if (!kernels::select(levels[i].name)) continue;
+      CAPTURE(levels[i].name);
+      CHECK(check_greedy(dir) == n_cases);
     }
-    REQUIRE(cases.size() >= 10);
-    while (engine.scheduler().step()) {
-    }
-    int n_right = 0;
-    for (size_t i = 0; i < cases.size(); ++i) {
-      GenerationResult result = engine.scheduler().take(ids[i]);
-      if (result.reason == FinishReason::stop) result.tokens.pop_back();
-      const bool same_ids = result.tokens == cases[i]["greedy_ids"].get<std::vector<int32_t>>();
-      const bool same_text = result.text == cases[i]["greedy_text"].get<std::string>();
-      CHECK(same_ids);
-      CHECK(same_text);
-      n_right += same_ids && same_text;
-    }
-    MESSAGE(name, ": ", n_right, " of ", cases.size(), " greedy texts");
+    REQUIRE(kernels::select(best.c_str()));
   }
 }
 

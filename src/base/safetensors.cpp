@@ -1,8 +1,6 @@
 #include "base/safetensors.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -10,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/output_file.h"
 
 namespace engine {
 namespace {
@@ -181,22 +180,6 @@ uint64_t Checkpoint::total_bytes() const {
   return n;
 }
 
-namespace {
-
-/// Writes all bytes or throws.
-void write_all(int fd, const void* data, size_t n, const std::string& path) {
-  const char* p = static_cast<const char*>(data);
-  while (n > 0) {
-    const ssize_t written = write(fd, p, std::min(n, size_t{1} << 30));
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) throw Error(path + ": cannot write: " + std::strerror(errno));
-    p += written;
-    n -= static_cast<size_t>(written);
-  }
-}
-
-}  // namespace
-
 void write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
                        const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
@@ -213,24 +196,11 @@ void write_safetensors(const std::string& path, std::span<const NamedTensor> ten
   unsigned char size[8];
   for (int i = 0; i < 8; ++i) size[i] = static_cast<unsigned char>(static_cast<uint64_t>(text.size()) >> (8 * i));
 
-  const std::string temporary = path + ".tmp" + std::to_string(getpid());
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (fd < 0) throw Error(path + ": cannot write: " + std::strerror(errno));
-  try {
-    write_all(fd, size, sizeof size, path);
-    write_all(fd, text.data(), text.size(), path);
-    for (const NamedTensor& t : tensors) write_all(fd, t.tensor.data, t.tensor.n_bytes, path);
-    if (fsync(fd) != 0) throw Error(path + ": cannot write: " + std::strerror(errno));
-  } catch (...) {
-    close(fd);
-    unlink(temporary.c_str());
-    throw;
-  }
-  if (close(fd) != 0 || rename(temporary.c_str(), path.c_str()) != 0) {
-    const int error = errno;
-    unlink(temporary.c_str());
-    throw Error(path + ": cannot write: " + std::strerror(error));
-  }
+  OutputFile file(path);
+  file.write(size, sizeof size);
+  file.write(text.data(), text.size());
+  for (const NamedTensor& t : tensors) file.write(t.tensor.data, t.tensor.n_bytes);
+  file.commit();
 }
 
 }  // namespace engine

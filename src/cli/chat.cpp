@@ -137,7 +137,11 @@ void Chat::answer_and_offer(const Json& before) {
     remark("stopped before the first word; the message is taken back", style::yellow);
   }
   while (turn == Turn::offer_more) {
-    const LineEditor::Result reply = editor_->read_reply("cut at max_new_tokens; go on? [y/N] ");
+    // The editor cannot redraw a question that takes more than a line.
+    constexpr std::string_view why = "cut at max_new_tokens", question = "go on? [y/N] ";
+    const bool narrow = terminal_size().columns < static_cast<int>(why.size() + question.size()) + 12;
+    if (narrow) notice(std::string(why) + "\n");
+    const LineEditor::Result reply = editor_->read_reply((narrow ? "" : std::string(why) + "; ") + std::string(question));
     if (reply.status != LineEditor::Status::line) {
       interrupted_ = reply.status == LineEditor::Status::interrupted;
       return;

@@ -127,7 +127,9 @@ CommandOutcome example(ChatSession& session, const std::string& argument) {
 
 CommandOutcome undo(ChatSession& session, const std::string&) {
   const std::string text = session.undo();
-  return say("Took back: " + (text.size() > 200 ? text.substr(0, 200) + "..." : text) + "\n");
+  size_t end = std::min<size_t>(text.size(), 200);
+  while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) end--;  // not inside a character
+  return say("Took back: " + text.substr(0, end) + (end < text.size() ? "..." : "") + "\n");
 }
 
 CommandOutcome regenerate(ChatSession& session, const std::string&) {
@@ -148,9 +150,9 @@ constexpr Row rows[] = {
     {"clear", "", "start a new conversation", clear},
     {"undo", "", "take back the last exchange", undo},
     {"regen", "", "answer the last message again", regenerate},
-    {"save", "[NAME]", "write the chat to ./chat_history/MODEL/chat_DATE.json or NAME", save},
+    {"save", "[NAME]", "write ./chat_history/MODEL/chat_DATE.json, or NAME", save},
     {"load", "FILE", "go on with a saved chat", load},
-    {"example", "NAME", "try: llama, code, helicopter, numbers, birds, socks, numbers2", example},
+    {"example", "NAME", "llama, code, helicopter, numbers, birds, socks, numbers2", example},
     {"multiline", "", "Enter starts a new line and an empty line sends; again: off", multiline},
     {"exit", "", "leave (also Ctrl-D)", leave},
 };
@@ -162,8 +164,8 @@ CommandOutcome help(ChatSession&, const std::string&) {
     left.resize(std::max<size_t>(left.size() + 1, 20), ' ');
     out += left + row.help + "\n";
   }
-  out += "\n/COMMAND works too. A line that ends in \\ goes on in the next, so does Alt-Enter.\n"
-         "Ctrl-C stops an answer. A blank before ! sends it as a message.\n";
+  out += "\n/COMMAND works too. A line that ends in \\ goes on in the next; so does one ended\n"
+         "with Alt-Enter. Ctrl-C stops an answer. A blank before ! sends it as a message.\n";
   return say(out);
 }
 

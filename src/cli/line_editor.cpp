@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <isocline.h>
 
+#include <clocale>
 #include <cstdlib>
+#include <optional>
 
 #include "cli/terminal.h"
 
@@ -30,11 +32,31 @@ std::string escaped(std::string_view text) {
   return out;
 }
 
+// isocline's first call asks for the user's locale, to learn whether text is UTF-8 (here it always is), and leaves it set: numbers of
+// the whole program would then be read and written with a decimal comma where that is the custom.
+class NeutralLocale {
+ public:
+  NeutralLocale() {
+    if (const char* value = std::getenv("LC_ALL")) value_ = value;
+    setenv("LC_ALL", "C", 1);
+  }
+  ~NeutralLocale() {
+    value_ ? setenv("LC_ALL", value_->c_str(), 1) : unsetenv("LC_ALL");
+    std::setlocale(LC_ALL, "C");
+  }
+  NeutralLocale(const NeutralLocale&) = delete;
+  NeutralLocale& operator=(const NeutralLocale&) = delete;
+
+ private:
+  std::optional<std::string> value_;
+};
+
 }  // namespace
 
 LineEditor::LineEditor(History& history, std::vector<std::string> completions)
     : history_(history), completions_(std::move(completions)) {
   remember_input_mode();
+  const NeutralLocale neutral_locale;
   ic_set_history(nullptr, static_cast<long>(History::max_entries));
   // isocline's handlers, which its first call installs, do not end the program: SIGTERM would be lost and SIGSEGV a loop.
   restore_signal_handlers();

@@ -1,10 +1,20 @@
 // From argv to a command's exit code; where all errors end up.
+#include <cstdlib>
 #include <new>
 
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/terminal.h"
 #include "runtime/generation_config.h"
+
+// In place of libstdc++'s, which would print the type of an exception that nothing caught and needs 50 KB of name demangling for it.
+// run() catches them all; what is left are those thrown while another is on its way.
+namespace __gnu_cxx {  // NOLINT(bugprone-reserved-identifier)
+void __verbose_terminate_handler() {
+  engine::cli::write_stderr("engine: internal error: terminated\n");
+  std::abort();
+}
+}  // namespace __gnu_cxx
 
 namespace engine::cli {
 namespace {

@@ -2,6 +2,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
 #include "base/error.h"
 #include "text/jinja_eval.h"
@@ -9,14 +12,41 @@
 
 namespace engine::jinja {
 
+// d as the shortest "-1.25e-07" that reads back as d, and among those the nearest to d. std::to_chars would do, but brings tables of
+// 130 KB for the few floats that templates print.
+static std::string shortest_scientific(double d) {
+  char text[32];
+  const auto reads_back = [&](int n_digits) {
+    std::snprintf(text, sizeof text, "%.*e", n_digits - 1, d);
+    return std::strtod(text, nullptr) == d;
+  };
+  int n_digits = 15;  // whatever has up to 15 digits is found with 15, and zeros after it
+  while (n_digits < 17 && !reads_back(n_digits)) n_digits++;
+  if (n_digits == 17) {
+    // Beside a power of two the doubles above lie further apart than those below: the nearest decimal may be one for the number
+    // below, while the next one up reads back.
+    reads_back(16);
+    char* last = std::strchr(text, 'e') - 1;
+    if (*last < '9') ++*last;
+    if (std::strtod(text, nullptr) != d) reads_back(17);
+  } else {
+    reads_back(n_digits);
+  }
+  std::string out = text;
+  const size_t e = out.find('e');
+  size_t end = e;
+  while (out[end - 1] == '0') end--;
+  if (out[end - 1] == '.') end--;
+  return out.erase(end, e - end);
+}
+
 std::string float_repr(double d) {
   if (std::isnan(d)) return "nan";
   if (std::isinf(d)) return d < 0 ? "-inf" : "inf";
   if (d == 0) return std::signbit(d) ? "-0.0" : "0.0";
   // The shortest digits that read back as the same number, then Python's choice of notation.
-  char buffer[40];
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, d, std::chars_format::scientific).ptr;
-  std::string_view s(buffer, static_cast<size_t>(end - buffer));
+  const std::string shortest = shortest_scientific(d);
+  std::string_view s = shortest;
   std::string out;
   if (s[0] == '-') {
     out = "-";

@@ -57,6 +57,8 @@ class Lines(Case):
         self.assertEqual(result.out, "")
         for command in ("help", "status", "clear", "set", "save", "example", "exit", "load", "undo", "regen", "tokens", "system", "multiline"):
             self.assertIn("!" + command, result.err)
+        listed = self.chat("!help").err.splitlines()
+        self.assertEqual([line for line in listed if len(line) > 80], [])  # it fits into the usual terminal
         for word in ("LlamaForCausalLM", "settings", "0 of 4096 tokens", "max_new_tokens=256", "do_sample=False"):
             self.assertIn(word, result.err)
 
@@ -108,6 +110,8 @@ class Lines(Case):
         self.assertEqual([m["content"] for m in file["chat_history"]], ["one", ALPHABET])
         file, _ = self.saved("one", "two", "!clear")
         self.assertEqual(file["chat_history"], [])
+        _, result = self.saved("x" + "\u00e9" * 200, "!undo")
+        self.assertIn("Took back: x" + "\u00e9" * 99 + "...\n", result.err)
         self.assertIn("nothing to take back", self.succeeds(self.chat("!undo")).err)
 
     def test_regen(self):

@@ -285,6 +285,15 @@ class Terminal(Case):
         self.waits_for(r"tok[\s\S]*\)\n>$")
         self.assertEqual(self.saved()[0]["content"], "Xa message that is longer than a line of this terminal")
 
+    def test_question_in_a_narrow_terminal(self):
+        self.start("max_new_tokens=3", columns=30, rows=15)
+        self.type("go")
+        self.keys("Enter")
+        self.waits_for(r"cut at max_new_tokens\ngo on\? \[y/N\]$")
+        self.keys("y", "BSpace", "n", "Enter")
+        screen = self.waits_for(r"go on\? \[y/N\] n\n>$")
+        self.assertEqual(screen.count("go on?"), 1)
+
     def test_overflow_keeps_the_chat(self):
         self.start("--ctx", "120")
         self.say("one")

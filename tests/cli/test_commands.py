@@ -3,6 +3,7 @@ import json
 import math
 import os
 import resource
+import stat
 import struct
 import subprocess
 
@@ -435,6 +436,26 @@ class Logits(Case):
         path = write_file("large.safetensors", struct.pack("<Q", len(header)) + header + struct.pack("<q", 100000))
         self.fails(engine("logits", model(), "--input", path, "--output", out), 1, "100000")
         self.assertFalse(os.path.exists(out))
+
+    def test_links_are_followed_and_pipes_keep_their_place(self):
+        header = json.dumps({"input_ids": {"dtype": "I64", "shape": [1, 1], "data_offsets": [0, 8]}}).encode()
+        path = write_file("one-id.safetensors", struct.pack("<Q", len(header)) + header + struct.pack("<q", 65))
+        target, link = write_file("target.safetensors", "old"), os.path.join(HERE, "link.safetensors")
+        os.symlink(target, link)
+        self.succeeds(engine("logits", model(), "--input", path, "--output", link))
+        self.assertTrue(os.path.islink(link))
+        with open(target, "rb") as file:
+            expected = file.read()
+        self.assertGreater(len(expected), 259 * 4)
+        pipe = os.path.join(HERE, "pipe.safetensors")
+        os.mkfifo(pipe)
+        reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+        self.succeeds(engine("logits", model(), "--input", path, "--output", pipe))
+        self.assertEqual(reader.communicate(timeout=20)[0], expected)
+        self.assertTrue(stat.S_ISFIFO(os.stat(pipe).st_mode))
+        done = subprocess.run([ENGINE, "logits", model(), "--input", path, "--output", "/dev/stdout"], capture_output=True, env=ENVIRONMENT)
+        self.assertEqual((done.returncode, done.stdout), (0, expected))
+        self.assertEqual([name for name in os.listdir(HERE) if ".tmp" in name], [])
 
 
 class Perplexity(Case):
