@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "model/arch/family.h"
 #include "model/binder.h"
+#include "model/import/importer.h"
 
 namespace engine {
 namespace {
@@ -96,9 +97,12 @@ std::shared_ptr<const Model> Model::load(const std::string& directory, const Loa
   model->spec_.architecture = family.architecture;
   model->spec_.model_type = family.model_type;
   family.parse(config, model->spec_);
+  const ImportFormat* format = find_import_format(config);
+  const auto importer = format != nullptr && format->make != nullptr ? format->make(quantization_config(config)) : nullptr;
+  if (importer != nullptr) model->import_format_ = import_name(*format);
   model->checkpoint_ = std::make_unique<Checkpoint>(directory);
   model->weights_.layers.resize(model->spec_.n_layers);
-  Binder binder(*model, *model->checkpoint_, options);
+  Binder binder(*model, *model->checkpoint_, options, importer.get());
   family.bind(binder, config);
   binder.finish();
   if (model->spec_.tied_embeddings) model->weights_.output.w = model->weights_.embedding;

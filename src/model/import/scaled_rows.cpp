@@ -1,0 +1,73 @@
+// Weights that are stored as narrow numbers with a scale for each block of them.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "model/import/importer.h"
+
+namespace engine {
+namespace {
+
+class ScaledRows : public MatrixSource {
+ public:
+  ScaledRows(const TensorView& weight, const TensorView& scales, int64_t block_rows, int64_t block_cols)
+      : weight_(weight), n_cols_(weight.shape.back()), block_rows_(block_rows), block_cols_(block_cols),
+        blocks_per_row_((n_cols_ + block_cols - 1) / block_cols), scale_bytes_(scales.n_bytes),
+        scales_(static_cast<size_t>(scales.n_elements())), group_(kernel_group(block_cols, n_cols_)) {
+    to_float(scales, scales_.data());
+  }
+  void read_row(int64_t row, float* out) const override {
+    const std::byte* data = weight_.data + row_bytes() * static_cast<size_t>(row);
+    if (weight_.dtype == DType::i8) {
+      const auto* q = reinterpret_cast<const int8_t*>(data);
+      for (int64_t c = 0; c < n_cols_; ++c) out[c] = q[c];
+    } else {
+      to_float({weight_.dtype, {n_cols_}, data, row_bytes()}, out);
+    }
+    const float* scale = row_scales(row);
+    for (int64_t c = 0; c < n_cols_; ++c) out[c] *= scale[c / block_cols_];
+  }
+  uint64_t n_bytes() const override { return weight_.n_bytes + scale_bytes_; }
+  kernels::Format natural_format() const override {
+    return weight_.dtype == DType::i8 && group_ > 0 ? kernels::Format::i8 : kernels::Format::bf16;
+  }
+  int natural_group() const override { return group_; }
+  bool read_quantized(int64_t row, int8_t* q, uint16_t* scales) const override {
+    const auto* stored = reinterpret_cast<const int8_t*>(weight_.data) + row * n_cols_;
+    if (std::find(stored, stored + n_cols_, int8_t{-128}) != stored + n_cols_) return false;  // our int8 ends at -127
+    std::copy(stored, stored + n_cols_, q);
+    for (int64_t c = 0; c < n_cols_; c += group_) {
+      if (!narrow_scale(row_scales(row)[c / block_cols_], scales++)) return false;
+    }
+    return true;
+  }
+
+ private:
+  size_t row_bytes() const { return static_cast<size_t>(n_cols_) * static_cast<size_t>(dtype_bits(weight_.dtype)) / 8; }
+  const float* row_scales(int64_t row) const { return scales_.data() + row / block_rows_ * blocks_per_row_; }
+
+  TensorView weight_;
+  int64_t n_cols_, block_rows_, block_cols_, blocks_per_row_;
+  uint64_t scale_bytes_;
+  std::vector<float> scales_;
+  int group_;
+};
+
+}  // namespace
+
+int kernel_group(int64_t n, int64_t n_cols) {
+  if (n >= n_cols || n % 128 == 0) return 128;
+  return n == 32 || n == 64 ? static_cast<int>(n) : 0;
+}
+
+bool narrow_scale(float scale, uint16_t* out) {
+  *out = float_to_f16(scale);
+  const float back = f16_to_float(*out);
+  return back == scale || (std::isfinite(back) && std::abs(back) >= 0x1p-14f);
+}
+
+std::unique_ptr<MatrixSource> scaled_rows(const TensorView& weight, const TensorView& scales, int64_t block_rows, int64_t block_cols) {
+  return std::make_unique<ScaledRows>(weight, scales, block_rows, block_cols);
+}
+
+}  // namespace engine
