@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "model/adapter.h"
 #include "model/import/importer.h"
 
 namespace engine {
@@ -16,7 +17,11 @@ bool is_float(DType dtype) {
   return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f64;
 }
 
-int64_t element_bytes(Format format) { return format == Format::f32 ? 4 : 2; }
+size_t stored_bytes(const kernels::Matrix& m) {
+  if (!kernels::is_quantized(m.format)) return static_cast<size_t>(m.n_rows * m.n_cols * (m.format == Format::f32 ? 4 : 2));
+  const int64_t n_blocks = (m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
+  return static_cast<size_t>(n_blocks) * kernels::table().packed_block_bytes(m.format, m.n_cols, m.group);
+}
 
 }  // namespace
 
@@ -41,8 +46,8 @@ Binder::Layout Binder::wanted_layout(const MatrixSource& source, Precision preci
   }
 }
 
-Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options, const Importer* importer)
-    : model_(model), checkpoint_(checkpoint), options_(options), importer_(importer) {}
+Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options, const Importer* importer, Adapter* adapter)
+    : model_(model), checkpoint_(checkpoint), options_(options), importer_(importer), adapter_(adapter) {}
 
 constexpr size_t chunk = size_t{256} << 10;  // norms and biases share chunks: a mapping each would cost a page and a table entry
 
@@ -101,16 +106,25 @@ const TensorView* Binder::expect_scales(const std::string& name, const Shape& sh
 void Binder::matrix(kernels::Matrix& out, const std::string& name, int64_t n_rows, int64_t n_cols, const Rows& rows,
                     Precision precision) {
   const Shape stored = rows.stored.empty() ? Shape{n_rows, n_cols} : rows.stored;
-  if (importer_ != nullptr && importer_->holds(*this, name)) {
-    int64_t n_stored = 1;
-    for (size_t i = 0; i + 1 < stored.size(); ++i) n_stored *= stored[i];
-    auto source = importer_->open(*this, name, n_stored, n_cols);
-    if (source == nullptr) return;
-    matrix(out, selected_rows(std::move(source), n_stored, rows.first, n_rows, rows.step), n_rows, n_cols, precision, true);
+  const bool imported = importer_ != nullptr && importer_->holds(*this, name), adapted = adapter_ != nullptr && adapter_->has(name);
+  const TensorView* t = imported ? nullptr : expect(name, stored);
+  if (!imported && !adapted) {
+    if (t != nullptr) matrix(out, stored_rows(*t, rows.first, n_rows, rows.step), n_rows, n_cols, precision);
     return;
   }
-  const TensorView* t = expect(name, stored);
-  if (t != nullptr) matrix(out, stored_rows(*t, rows.first, n_rows, rows.step), n_rows, n_cols, precision);
+  // The whole stored matrix, then the rows that are meant.
+  int64_t n_stored = 1;
+  for (size_t i = 0; i + 1 < stored.size(); ++i) n_stored *= stored[i];
+  std::unique_ptr<MatrixSource> source;
+  if (imported) source = importer_->open(*this, name, n_stored, n_cols);
+  else if (t != nullptr) source = stored_rows(*t, 0, n_stored);
+  if (source == nullptr) return;
+  if (adapted) {
+    std::string text;
+    source = adapter_->merged(std::move(source), name, n_stored, n_cols, &text);
+    if (source == nullptr) return problem(std::move(text));
+  }
+  matrix(out, selected_rows(std::move(source), n_stored, rows.first, n_rows, rows.step), n_rows, n_cols, precision, imported);
 }
 
 void Binder::matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols,
@@ -223,8 +237,7 @@ bool Binder::convert(const Conversion& job) {
   const int64_t n_rows = job.out->n_rows, n_cols = job.out->n_cols;
   const bool packed = kernels::is_quantized(format);
   const int64_t n_blocks = (n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
-  const size_t n_bytes = packed ? static_cast<size_t>(n_blocks) * kernels::table().packed_block_bytes(format, n_cols, job.out->group)
-                                : static_cast<size_t>(n_rows * n_cols * element_bytes(format));
+  const size_t n_bytes = stored_bytes(*job.out);
   std::byte* out = own(n_bytes);
   std::atomic<bool> fits = true;
   const auto work = [&](int64_t begin, int64_t end) {
@@ -271,21 +284,30 @@ void Binder::measure(const Conversion& job) {
   for (const Deviation& d : rows) line.squared_error += d.error, line.squared_sum += d.sum;
 }
 
+void Binder::check() const {
+  if (problems_.empty()) return;
+  constexpr size_t most = 8;
+  std::string list;
+  for (size_t i = 0; i < problems_.size() && i < most; ++i) list += (i > 0 ? "; " : "") + problems_[i];
+  if (problems_.size() > most) list += "; and " + std::to_string(problems_.size() - most) + " more";
+  throw Error(model_.directory_ + ": " + std::to_string(problems_.size()) + " tensors do not fit " + model_.spec_.architecture + ": " + list);
+}
+
 void Binder::finish() {
-  if (!problems_.empty()) {
-    constexpr size_t most = 8;
-    std::string list;
-    for (size_t i = 0; i < problems_.size() && i < most; ++i) list += (i > 0 ? "; " : "") + problems_[i];
-    if (problems_.size() > most) list += "; and " + std::to_string(problems_.size() - most) + " more";
-    throw Error(model_.directory_ + ": " + std::to_string(problems_.size()) + " tensors do not fit " +
-                model_.spec_.architecture + ": " + list);
+  if (options_.bind_only) {
+    static constexpr std::byte nothing{};
+    for (const Conversion& job : conversions_) {
+      job.out->data = &nothing;  // not absent
+      model_.owned_bytes_ += stored_bytes(*job.out);
+    }
+    return;
   }
   constexpr uint64_t pages_kept = uint64_t{128} << 20;  // of the checkpoint, while it is being converted
   uint64_t total = 0, done = 0, touched = 0;
   for (const Conversion& job : conversions_) total += job.source->n_bytes();
   for (Conversion& job : conversions_) {
     if (!convert(job)) {
-      // Stored integers that our formats have no room for: as floats, or quantized anew where that was asked for.
+      // Stored scales that our formats have no room for: as floats, or quantized anew where that was asked for.
       const bool asked = options_.dtype >= WeightDType::i8;
       job.as_stored = false;
       job.out->format = asked ? job.out->format : Format::bf16;

@@ -10,6 +10,7 @@
 
 namespace engine {
 
+class Adapter;
 class Importer;
 
 /// Which rows of a stored tensor are meant, where several matrices were stored as one (q, k and v; gate and up; all experts).
@@ -28,8 +29,8 @@ enum class Precision : uint8_t {
 
 class Binder {
  public:
-  /// `importer`: reads the matrices that are stored in a foreign format; may be null.
-  Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options, const Importer* importer = nullptr);
+  /// `importer` reads the matrices that are stored in a foreign format, `adapter` has updates of some; both may be null.
+  Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options, const Importer* importer = nullptr, Adapter* adapter = nullptr);
 
   const ModelSpec& spec() const { return model_.spec_; }
   Weights& weights() { return model_.weights_; }
@@ -69,7 +70,9 @@ class Binder {
   /// Notes what is wrong with the checkpoint, for finish().
   void problem(std::string text) { problems_.push_back(std::move(text)); }
 
-  /// After all calls: throws one Error that lists everything missing or mis-shaped; then converts.
+  /// After all calls: throws one Error that lists everything missing or mis-shaped.
+  void check() const;
+  /// Then: converts.
   void finish();
 
  private:
@@ -90,7 +93,7 @@ class Binder {
   };
   Layout wanted_layout(const MatrixSource& source, Precision precision) const;
   void matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols, Precision precision, bool imported);
-  /// False if the stored integers of some row do not fit the wanted format.
+  /// False if the scales of some row, to be kept as stored, are none of float16's.
   bool convert(const Conversion& job);
   bool quantize_blocks(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const;
   void narrow_rows(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const;
@@ -102,6 +105,7 @@ class Binder {
   const Checkpoint& checkpoint_;
   const LoadOptions& options_;
   const Importer* importer_;
+  Adapter* adapter_;
   std::vector<std::string> problems_;
   std::vector<Conversion> conversions_;
   std::byte* chunk_next_ = nullptr;  // for small vectors

@@ -20,7 +20,7 @@ class MatrixSource {
   /// The narrowest kernel format that holds its values exactly, or (of a foreign format that none does) comes near enough.
   virtual kernels::Format natural_format() const = 0;
   /// Where that is i8 or i4: its columns a scale; and a row as integers [n_cols] and float16 scales [ceil(n_cols / group)], just as they
-  /// are stored. False if this row does not fit; then the whole matrix goes through read_row.
+  /// are stored. False if a scale of the row is none of float16's; then the whole matrix goes through read_row.
   virtual int natural_group() const { return 0; }
   virtual bool read_quantized(int64_t, int8_t*, uint16_t*) const { return false; }
   /// Where the rows lie contiguously in natural_format(), so that they can be used in place; else null.

@@ -64,6 +64,8 @@ enum class WeightDType : uint8_t { automatic, f32, bf16, f16, i8, i4 };
 struct LoadOptions {
   WeightDType dtype = WeightDType::automatic;
   int group = 32;        // i8, i4: columns that share a scale: 32, 64 or 128
+  std::string adapter;   // directory of a LoRA adapter to be merged; empty: none
+  bool bind_only = false;  // check everything and plan, convert nothing: weights must not be read, weight_bytes() tells what they would take
   Team* team = nullptr;  // converts in parallel; null: this thread alone
   /// Called now and then while converting, with bytes done and in all; may be empty.
   std::function<void(uint64_t done, uint64_t total)> progress;
@@ -106,6 +108,7 @@ class Model {
   uint64_t active_bytes() const { return active_bytes_; }
   std::vector<TensorInfo> tensors() const;
   /// The foreign format of the checkpoint ("gptq"), empty if it has none; and what became of its matrices, by kernel format.
+  int n_adapted() const { return n_adapted_; }  // matrices that an adapter changed
   const std::string& import_format() const { return import_format_; }
   std::span<const ImportedWeights> imported() const { return imported_; }
   /// Names of the families that can be loaded, for messages.
@@ -121,6 +124,7 @@ class Model {
   std::vector<Buffer> owned_;  // vectors widened to float32, converted matrices
   uint64_t n_parameters_ = 0, n_active_parameters_ = 0, mapped_bytes_ = 0, owned_bytes_ = 0, active_bytes_ = 0;
   bool quantized_ = false;
+  int n_adapted_ = 0;
   std::string import_format_;
   std::array<ImportedWeights, kernels::n_formats> imported_;
 };

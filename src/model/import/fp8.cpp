@@ -22,7 +22,7 @@ class Fp8 : public Importer {
   std::unique_ptr<MatrixSource> open(Binder& binder, const std::string& name, int64_t n_rows, int64_t n_cols) const override {
     const TensorView* weight = binder.expect(name, {n_rows, n_cols}, DType::f8_e4m3);
     if (weight == nullptr) return nullptr;
-    int64_t block_rows = block_rows_ > 0 ? block_rows_ : n_rows, block_cols = block_rows_ > 0 ? block_cols_ : n_cols;
+    int64_t block_rows = block_rows_, block_cols = block_cols_;
     std::string scale_name = name + "_scale_inv";
     if (!binder.has(scale_name) && binder.has(name + "_scale")) scale_name = name + "_scale";
     Shape shape = {(n_rows + block_rows - 1) / block_rows, (n_cols + block_cols - 1) / block_cols};
@@ -36,7 +36,7 @@ class Fp8 : public Importer {
   }
 
  private:
-  int64_t block_rows_, block_cols_;  // 0: no blocks
+  int64_t block_rows_, block_cols_;
 };
 
 }  // namespace
@@ -46,7 +46,7 @@ std::unique_ptr<Importer> make_fp8(const ConfigReader& q) {
                                           "modules_to_not_convert", "dequantize", "kv_cache_scheme"};
   refuse_unknown_keys(q, known);
   q.only("fmt", "e4m3");
-  if (!q.has("weight_block_size")) return std::make_unique<Fp8>(0, 0);
+  if (!q.has("weight_block_size")) return std::make_unique<Fp8>(128, 128);  // or a scale that is no block's
   const std::vector<double> block = q.numbers("weight_block_size");
   const auto is_size = [](double v) { return v >= 1 && v <= 65536 && v == std::floor(v); };
   if (block.size() != 2 || !is_size(block[0]) || !is_size(block[1])) q.fail("weight_block_size", "two whole numbers above 0");
@@ -56,7 +56,7 @@ std::unique_ptr<Importer> make_fp8(const ConfigReader& q) {
 std::unique_ptr<Importer> make_fbgemm_fp8(const ConfigReader& q) {
   static constexpr const char* known[] = {"quant_method", "activation_scale_ub", "modules_to_not_convert"};
   refuse_unknown_keys(q, known);
-  return std::make_unique<Fp8>(0, 0);
+  return std::make_unique<Fp8>(128, 128);
 }
 
 }  // namespace engine

@@ -8,6 +8,11 @@ namespace engine {
 
 std::span<const ImportFormat> import_formats() {
   static constexpr ImportFormat table[] = {
+      {"gptq", nullptr, make_gptq},
+      {"awq", nullptr, make_awq},
+      {"bitsandbytes", nullptr, make_bitsandbytes},
+      {"compressed-tensors", "float-quantized", make_float_quantized},
+      {"compressed-tensors", "naive-quantized", make_float_quantized},
       {"fp8", nullptr, make_fp8},
       {"fbgemm_fp8", nullptr, make_fbgemm_fp8},
       {"mxfp4", nullptr, nullptr},
@@ -26,7 +31,9 @@ ConfigReader quantization_config(const ConfigReader& config) {
 const ImportFormat* find_import_format(const ConfigReader& config) {
   if (!config.has("quantization_config") && !config.has("compression_config")) return nullptr;
   const ConfigReader q = quantization_config(config);
-  const std::string method = q.string_or("quant_method", ""), format = q.string_or("format", "");
+  // Files of 2023 say load_in_4bit alone.
+  const bool old = !q.has("quant_method") && (q.has("load_in_4bit") || q.has("load_in_8bit"));
+  const std::string method = q.string_or("quant_method", old ? "bitsandbytes" : ""), format = q.string_or("format", "");
   std::string known;
   for (const ImportFormat& row : import_formats()) {
     if (method == row.method && (row.format == nullptr || format == row.format)) return &row;

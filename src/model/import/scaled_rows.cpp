@@ -1,9 +1,8 @@
 // Weights that are stored as narrow numbers with a scale for each block of them.
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
-#include "model/import/importer.h"
+#include "model/import/grouped_rows.h"
 
 namespace engine {
 namespace {
@@ -12,10 +11,7 @@ class ScaledRows : public MatrixSource {
  public:
   ScaledRows(const TensorView& weight, const TensorView& scales, int64_t block_rows, int64_t block_cols)
       : weight_(weight), n_cols_(weight.shape.back()), block_rows_(block_rows), block_cols_(block_cols),
-        blocks_per_row_((n_cols_ + block_cols - 1) / block_cols), scale_bytes_(scales.n_bytes),
-        scales_(static_cast<size_t>(scales.n_elements())), group_(kernel_group(block_cols, n_cols_)) {
-    to_float(scales, scales_.data());
-  }
+        blocks_per_row_((n_cols_ + block_cols - 1) / block_cols), scales_(scales), group_(kernel_group(block_cols, n_cols_)) {}
   void read_row(int64_t row, float* out) const override {
     const std::byte* data = weight_.data + row_bytes() * static_cast<size_t>(row);
     if (weight_.dtype == DType::i8) {
@@ -24,32 +20,32 @@ class ScaledRows : public MatrixSource {
     } else {
       to_float({weight_.dtype, {n_cols_}, data, row_bytes()}, out);
     }
-    const float* scale = row_scales(row);
-    for (int64_t c = 0; c < n_cols_; ++c) out[c] *= scale[c / block_cols_];
+    for (int64_t c = 0; c < n_cols_;) {
+      const float factor = scale(row, c);
+      for (const int64_t end = std::min(n_cols_, c + block_cols_); c < end; ++c) out[c] *= factor;
+    }
   }
-  uint64_t n_bytes() const override { return weight_.n_bytes + scale_bytes_; }
+  uint64_t n_bytes() const override { return weight_.n_bytes + scales_.n_bytes; }
   kernels::Format natural_format() const override {
     return weight_.dtype == DType::i8 && group_ > 0 ? kernels::Format::i8 : kernels::Format::bf16;
   }
   int natural_group() const override { return group_; }
   bool read_quantized(int64_t row, int8_t* q, uint16_t* scales) const override {
     const auto* stored = reinterpret_cast<const int8_t*>(weight_.data) + row * n_cols_;
-    if (std::find(stored, stored + n_cols_, int8_t{-128}) != stored + n_cols_) return false;  // our int8 ends at -127
     std::copy(stored, stored + n_cols_, q);
     for (int64_t c = 0; c < n_cols_; c += group_) {
-      if (!narrow_scale(row_scales(row)[c / block_cols_], scales++)) return false;
+      if (!narrow_scale(scale(row, c), scales++)) return false;
     }
     return true;
   }
 
  private:
   size_t row_bytes() const { return static_cast<size_t>(n_cols_) * static_cast<size_t>(dtype_bits(weight_.dtype)) / 8; }
-  const float* row_scales(int64_t row) const { return scales_.data() + row / block_rows_ * blocks_per_row_; }
+  float scale(int64_t row, int64_t col) const { return float_element(scales_, row / block_rows_ * blocks_per_row_ + col / block_cols_); }
 
   TensorView weight_;
   int64_t n_cols_, block_rows_, block_cols_, blocks_per_row_;
-  uint64_t scale_bytes_;
-  std::vector<float> scales_;
+  TensorView scales_;
   int group_;
 };
 
