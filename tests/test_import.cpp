@@ -168,3 +168,161 @@ TEST_CASE("foreign formats: int8 and int4 keep stored integers where they fit, a
     });
   }
 }
+
+// --- refusals -------------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// A golden of the formats with some keys of quantization_config changed (null: removed).
+void write_changed(const TempDir& dir, const char* name, const Json& changes) {
+  const std::string from = data_file(std::string("quantized/") + name);
+  std::filesystem::copy_file(from + "/model.safetensors", dir.file("model.safetensors"), std::filesystem::copy_options::overwrite_existing);
+  Json config = read_json_file(from + "/config.json");
+  for (const auto& [key, value] : changes.items()) {
+    if (value.is_null()) config["quantization_config"].erase(key);
+    else config["quantization_config"][key] = value;
+  }
+  dir.write("config.json", dump_json(config));
+}
+
+std::string refusal(const std::string& directory, const LoadOptions& options = {}) {
+  try {
+    Model::load(directory, options);
+  } catch (const Error& error) {
+    return error.message;
+  }
+  return "accepted";
+}
+
+struct Refused {
+  const char* name;
+  const char* changes;
+  const char* words;  // that the message has
+};
+
+const Refused refused[] = {
+    {"awq", R"({"quant_method": "hqq"})", "'hqq'"},
+    {"awq", R"({"quant_method": null})", "quant_method"},
+    {"awq", R"({"quant_method": 7})", "quant_method"},
+    {"awq", R"({"version": "gemv"})", "version: expected gemm, got \"gemv\""},
+    {"awq", R"({"bits": 3})", "bits"},
+    {"awq", R"({"group_size": 0})", "group_size"},
+    {"awq", R"({"group_size": 16})", "qzeros expected [4, 8], got [2, 8]"},
+    {"awq", R"({"zero_point": false})", "zero_point"},
+    {"awq", R"({"smooth": 1})", "smooth: this option is not known"},
+    {"gptq-4bit", R"({"bits": 5})", "bits: expected 2, 3, 4 or 8, got 5"},
+    {"gptq-4bit", R"({"bits": 8})", "qweight expected"},
+    {"gptq-4bit", R"({"group_size": 0})", "group_size"},
+    {"gptq-4bit", R"({"checkpoint_format": "marlin"})", "checkpoint_format: expected gptq or gptq_v2, got \"marlin\""},
+    {"gptq-4bit", R"({"dynamic": {"-:.*down.*": {}}})", "dynamic"},
+    {"gptq-4bit", R"({"pack_dtype": "int8"})", "pack_dtype"},
+    {"gptq-4bit", R"({"is_marlin_format": true})", "is_marlin_format"},
+    {"bnb-nf4-double", R"({"bnb_4bit_quant_type": "int4"})", "bnb_4bit_quant_type"},
+    {"fp8-block", R"({"weight_block_size": [0, 128]})", "weight_block_size"},
+    {"fp8-block", R"({"weight_block_size": [16, 16]})", "weight_scale_inv expected [4, 4], got [3, 2]"},
+    {"fp8-block", R"({"fmt": "e5m2"})", "fmt"},
+    {"ct-float-channel", R"({"format": "marlin-24"})", "format 'marlin-24' of compressed-tensors"},
+    {"ct-float-channel", R"({"sparsity_config": {"format": "sparse-24-bitmask"}})", "sparse"},
+    {"ct-float-channel", R"({"transform_config": {"config_groups": {"a": 1}}})", "transform_config"},
+    {"ct-float-channel", R"({"config_groups": null})", "config_groups"},
+    {"ct-float-channel", R"({"quantization_status": "frozen"})", "quantization_status"},
+};
+
+}  // namespace
+
+TEST_CASE("foreign formats: what is not supported is refused by name, in one line") {
+  for (const Refused& r : refused) {
+    CAPTURE(r.changes);
+    const TempDir dir;
+    write_changed(dir, r.name, parse_json(r.changes, "changes"));
+    const std::string message = refusal(dir.path());
+    CAPTURE(message);
+    CHECK(message.find(r.words) != std::string::npos);
+    CHECK(message.find('\n') == std::string::npos);
+  }
+}
+
+// --- adapters -------------------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("LoRA adapters: the merged model's logits, on every level") {
+  const std::pair<const char*, const char*> cases[] = {{"plain", "llama-untied"}, {"patterns", "llama-untied"}, {"fused", "phi3"}};
+  const int n_matrices[] = {6, 8, 12};  // q, k, v and gate, up of Phi-3 are bound one by one
+  for (size_t i = 0; i < std::size(cases); ++i) {
+    CAPTURE(i);
+    const std::string directory = data_file(std::string("adapters/") + cases[i].first);
+    const Golden golden(directory);
+    on_every_level([&] {
+      for (const auto& [dtype, limit] : {std::pair{WeightDType::f32, 5e-4}, {WeightDType::automatic, 0.03}, {WeightDType::i8, 0.15}}) {
+        CAPTURE(limit);
+        LoadOptions options;
+        options.dtype = dtype;
+        const std::string base = data_file(std::string("models/") + cases[i].second);
+        const double without = relative_difference(Rig(Model::load(base, options), 2).logits(golden.ids), golden.logits);
+        CHECK(without > 0.3);
+        options.adapter = directory;
+        const auto model = Model::load(base, options);
+        if (dtype != WeightDType::i8) CHECK(model->n_adapted() == n_matrices[i]);
+        CHECK(relative_difference(Rig(model, 2).logits(golden.ids), golden.logits) < limit);
+      }
+    });
+  }
+}
+
+TEST_CASE("LoRA adapters: on top of a quantized base they give way to bfloat16 or to what was asked for") {
+  const TempDir dir;  // an update of nothing: B is zero
+  std::vector<float> a(4 * 64, 0.5f), b(64 * 4, 0.0f);
+  const auto view = [](std::vector<float>& v, Shape shape) {
+    return TensorView{DType::f32, std::move(shape), reinterpret_cast<const std::byte*>(v.data()), v.size() * sizeof(float)};
+  };
+  const std::string module = "base_model.model.model.layers.0.self_attn.q_proj.lora_";
+  const NamedTensor tensors[] = {{module + "A.weight", view(a, {4, 64})}, {module + "B.weight", view(b, {64, 4})}};
+  write_safetensors(dir.file("adapter_model.safetensors"), tensors);
+  dir.write("adapter_config.json", R"({"peft_type": "LORA", "r": 4, "lora_alpha": 8})");
+  LoadOptions options;
+  options.adapter = dir.path();
+  const auto model = Model::load(data_file("quantized/gptq-4bit"), options);
+  CHECK(model->weights().layers[0].wq.w.format == Format::bf16);
+  CHECK(model->weights().layers[0].wk.w.format == Format::i4);
+  options.dtype = WeightDType::i4;
+  CHECK(Model::load(data_file("quantized/gptq-4bit"), options)->weights().layers[0].wq.w.format == Format::i4);
+}
+
+TEST_CASE("LoRA adapters: other kinds and misfits are refused by name, in one line") {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"peft_type": "IA3"})", "peft_type: expected LORA"},
+      {R"({"use_dora": true})", "DoRA"},
+      {R"({"bias": "all"})", "bias"},
+      {R"({"modules_to_save": ["lm_head"]})", "modules_to_save"},
+      {R"({"init_lora_weights": "pissa"})", "init_lora_weights"},
+      {R"({"trainable_token_indices": [1]})", "trainable_token_indices"},
+      {R"({"target_parameters": ["experts.gate_up_proj"]})", "target_parameters"},
+      {R"({"layer_replication": [[0, 2]]})", "layer_replication"},
+      {R"({"lora_bias": true})", "lora_bias"},
+      {R"({"r": 0})", "r: expected a whole number"},
+      {R"({"r": 3})", "lora_A.weight expected [3, 40], got [4, 40]"},
+      {R"({"rank_pattern": {"q_proj": 2}})", "lora_A.weight expected [2, 40], got [4, 40]"},
+      {R"({"rank_pattern": {".*q_proj": 4}})", "regular expressions"},
+      {R"({"lora_alpha": "many"})", "lora_alpha"},
+  };
+  const std::string from = data_file("adapters/plain");
+  for (const auto& [changes, words] : cases) {
+    CAPTURE(changes);
+    const TempDir dir;
+    std::filesystem::copy_file(from + "/adapter_model.safetensors", dir.file("adapter_model.safetensors"));
+    Json config = read_json_file(from + "/adapter_config.json");
+    config.update(parse_json(changes, "changes"));
+    dir.write("adapter_config.json", dump_json(config));
+    LoadOptions options;
+    options.adapter = dir.path();
+    const std::string message = refusal(data_file("models/llama-untied"), options);
+    CAPTURE(message);
+    CHECK(message.find(words) != std::string::npos);
+    CHECK(message.find('\n') == std::string::npos);
+  }
+  LoadOptions options;
+  options.adapter = from;
+  CHECK(refusal(data_file("models/qwen2"), options).find("lora_A.weight expected") != std::string::npos);
+  CHECK(refusal(data_file("models/phi3"), options).find("fit no matrix of the model") != std::string::npos);
+  options.adapter = data_file("models/qwen2");
+  CHECK(refusal(data_file("models/qwen2"), options).find("adapter_config.json") != std::string::npos);
+}

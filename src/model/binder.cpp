@@ -17,11 +17,9 @@ bool is_float(DType dtype) {
   return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f64;
 }
 
-size_t stored_bytes(const kernels::Matrix& m) {
-  if (!kernels::is_quantized(m.format)) return static_cast<size_t>(m.n_rows * m.n_cols * (m.format == Format::f32 ? 4 : 2));
-  const int64_t n_blocks = (m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
-  return static_cast<size_t>(n_blocks) * kernels::table().packed_block_bytes(m.format, m.n_cols, m.group);
-}
+int64_t element_bytes(Format format) { return format == Format::f32 ? 4 : 2; }
+
+size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
 }  // namespace
 
@@ -49,29 +47,32 @@ Binder::Layout Binder::wanted_layout(const MatrixSource& source, Precision preci
 Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options, const Importer* importer, Adapter* adapter)
     : model_(model), checkpoint_(checkpoint), options_(options), importer_(importer), adapter_(adapter) {}
 
-constexpr size_t chunk = size_t{256} << 10;  // norms and biases share chunks: a mapping each would cost a page and a table entry
+size_t Binder::converted_bytes(const kernels::Matrix& m) {
+  if (!kernels::is_quantized(m.format)) return align64(static_cast<size_t>(m.n_rows * m.n_cols * element_bytes(m.format)));
+  const int64_t n_blocks = (m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
+  return static_cast<size_t>(n_blocks) * kernels::table().packed_block_bytes(m.format, m.n_cols, m.group);
+}
 
 std::byte* Binder::own(size_t n_bytes) {
-  n_bytes = (n_bytes + 63) / 64 * 64;
+  constexpr size_t min_chunk = size_t{256} << 10;
+  n_bytes = align64(n_bytes);
+  if (chunk_left_ < n_bytes) reserve(std::max(n_bytes, min_chunk));
   model_.owned_bytes_ += n_bytes;
-  if (n_bytes > chunk / 4) {
-    model_.owned_.emplace_back(n_bytes, true);
-    return model_.owned_.back().data();
-  }
-  if (chunk_left_ < n_bytes) {
-    model_.owned_.emplace_back(chunk);
-    chunk_next_ = model_.owned_.back().data();
-    chunk_left_ = chunk;
-  }
   chunk_left_ -= n_bytes;
   return std::exchange(chunk_next_, chunk_next_ + n_bytes);
 }
 
-void Binder::disown(const std::byte* memory, size_t n_bytes) {
-  n_bytes = (n_bytes + 63) / 64 * 64;
-  if (n_bytes <= chunk / 4 || model_.owned_.back().data() != memory) return;
-  model_.owned_.pop_back();
+void Binder::disown(size_t n_bytes) {
+  n_bytes = align64(n_bytes);
+  chunk_next_ -= n_bytes;
+  chunk_left_ += n_bytes;
   model_.owned_bytes_ -= n_bytes;
+}
+
+void Binder::reserve(size_t n_bytes) {
+  model_.owned_.emplace_back(n_bytes, true);
+  chunk_next_ = model_.owned_.back().data();
+  chunk_left_ = n_bytes;
 }
 
 const TensorView* Binder::expect(const std::string& name, const Shape& shape, DType dtype) {
@@ -237,7 +238,7 @@ bool Binder::convert(const Conversion& job) {
   const int64_t n_rows = job.out->n_rows, n_cols = job.out->n_cols;
   const bool packed = kernels::is_quantized(format);
   const int64_t n_blocks = (n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
-  const size_t n_bytes = stored_bytes(*job.out);
+  const size_t n_bytes = converted_bytes(*job.out);
   std::byte* out = own(n_bytes);
   std::atomic<bool> fits = true;
   const auto work = [&](int64_t begin, int64_t end) {
@@ -250,7 +251,7 @@ bool Binder::convert(const Conversion& job) {
   } else {
     work(0, n);
   }
-  if (!fits) disown(out, n_bytes);
+  if (!fits) disown(n_bytes);
   job.out->data = out;
   return fits;
 }
@@ -298,13 +299,19 @@ void Binder::finish() {
     static constexpr std::byte nothing{};
     for (const Conversion& job : conversions_) {
       job.out->data = &nothing;  // not absent
-      model_.owned_bytes_ += stored_bytes(*job.out);
+      model_.owned_bytes_ += converted_bytes(*job.out);
     }
     return;
   }
   constexpr uint64_t pages_kept = uint64_t{128} << 20;  // of the checkpoint, while it is being converted
   uint64_t total = 0, done = 0, touched = 0;
-  for (const Conversion& job : conversions_) total += job.source->n_bytes();
+  size_t converted = 0;
+  for (const Conversion& job : conversions_) {
+    total += job.source->n_bytes();
+    converted += converted_bytes(*job.out);
+  }
+  // All matrices in one piece: only there do huge pages cover the small ones and the ends of the large ones too (int8 decode: +25%).
+  if (converted > chunk_left_) reserve(converted);
   for (Conversion& job : conversions_) {
     if (!convert(job)) {
       // Stored scales that our formats have no room for: as floats, or quantized anew where that was asked for.

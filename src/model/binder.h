@@ -98,8 +98,11 @@ class Binder {
   bool quantize_blocks(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const;
   void narrow_rows(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const;
   void measure(const Conversion& job);
+  /// Memory that lives as long as the model, from the current chunk or a new one.
   std::byte* own(size_t n_bytes);
-  void disown(const std::byte* memory, size_t n_bytes);  // the last that own() gave
+  void disown(size_t n_bytes);  // what own() gave last
+  void reserve(size_t n_bytes);
+  static size_t converted_bytes(const kernels::Matrix& m);
 
   Model& model_;
   const Checkpoint& checkpoint_;
@@ -108,7 +111,7 @@ class Binder {
   Adapter* adapter_;
   std::vector<std::string> problems_;
   std::vector<Conversion> conversions_;
-  std::byte* chunk_next_ = nullptr;  // for small vectors
+  std::byte* chunk_next_ = nullptr;  // vectors and matrices share chunks: a mapping each would cost a page and a table entry
   size_t chunk_left_ = 0;
 };
 

@@ -17,7 +17,8 @@ struct MachineLimits {
 MachineLimits measure_limits(Team& team);
 
 struct BenchResult {
-  double prefill_tok_s = 0, decode_tok_s = 0;  // medians
+  // Medians over the runs. The limits are measured beside every run, and the fractions are medians of each run's own.
+  double prefill_tok_s = 0, decode_tok_s = 0;
   double decode_gb_s = 0;        // weight bytes read per second while decoding
   double decode_fraction = 0;    // of read_gb_s
   double prefill_gmac_s = 0;     // multiply-adds of the weight matrices per second
