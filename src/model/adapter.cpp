@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
+#include <tuple>
 #include <vector>
 
 #include "base/error.h"
@@ -63,33 +65,29 @@ bool matches(const std::string& pattern, const std::string& module) {
   return module == pattern || module.ends_with("." + pattern);
 }
 
-void check_patterns(const ConfigReader& config, const char* key) {
+void check_patterns(const ConfigReader& config, const char* key, bool ranks) {
   if (!config.has(key)) return;
   for (const auto& [pattern, value] : config.object(key).json().items()) {
     if (pattern.find_first_of("\\*+?()[]{}|$") != std::string::npos) config.fail(key, "names of modules, not regular expressions");
-    config.object(key).positive(pattern);
+    if (ranks) config.object(key).integer(pattern, 1, 65536);
+    else config.object(key).number(pattern);
   }
 }
 
-/// The update of one matrix: `left` [n_rows, r], `right` [r, n_cols], either may be stored transposed.
+/// A matrix and its update, B A; of an embedding A^T B^T.
 class MergedRows : public MatrixSource {
  public:
   MergedRows(std::unique_ptr<MatrixSource> base, const TensorView& a, const TensorView& b, bool embedding, float scale, int64_t n_cols)
       : base_(std::move(base)), a_(a), b_(b), embedding_(embedding), scale_(scale), rank_(a.shape[0]), n_cols_(n_cols) {}
   void read_row(int64_t row, float* out) const override {
     base_->read_row(row, out);
-    std::vector<float> line(static_cast<size_t>(n_cols_));
-    for (int64_t k = 0; k < rank_; ++k) {
+    const float* line = lines();
+    for (int64_t k = 0; k < rank_; ++k, line += n_cols_) {
       float factor;
-      if (embedding_) {  // a [r, n_rows], b [n_cols, r]
-        read(a_, k * a_.shape[1] + row, 1, &factor);
-        for (int64_t c = 0; c < n_cols_; ++c) read(b_, c * rank_ + k, 1, &line[static_cast<size_t>(c)]);
-      } else {           // b [n_rows, r], a [r, n_cols]
-        read(b_, row * rank_ + k, 1, &factor);
-        read(a_, k * n_cols_, n_cols_, line.data());
-      }
+      if (embedding_) read(a_, k * a_.shape[1] + row, 1, &factor);  // [r, n_rows]
+      else read(b_, row * rank_ + k, 1, &factor);                   // [n_rows, r]
       factor *= scale_;
-      for (int64_t c = 0; c < n_cols_; ++c) out[c] += factor * line[static_cast<size_t>(c)];
+      for (int64_t c = 0; c < n_cols_; ++c) out[c] += factor * line[c];
     }
   }
   uint64_t n_bytes() const override { return base_->n_bytes(); }
@@ -99,6 +97,23 @@ class MergedRows : public MatrixSource {
   }
 
  private:
+  /// The right factor [r, n_cols], widened when it is first needed: sources wait long for their turn.
+  const float* lines() const {
+    const std::lock_guard lock(mutex_);
+    if (!lines_.empty()) return lines_.data();
+    lines_.resize(static_cast<size_t>(rank_ * n_cols_));
+    if (!embedding_) {
+      read(a_, 0, rank_ * n_cols_, lines_.data());
+    } else {  // b [n_cols, r]
+      std::vector<float> stored(lines_.size());
+      read(b_, 0, rank_ * n_cols_, stored.data());
+      for (int64_t c = 0; c < n_cols_; ++c) {
+        for (int64_t k = 0; k < rank_; ++k) lines_[static_cast<size_t>(k * n_cols_ + c)] = stored[static_cast<size_t>(c * rank_ + k)];
+      }
+    }
+    return lines_.data();
+  }
+
   static void read(const TensorView& t, int64_t first, int64_t n, float* out) {
     const size_t size = static_cast<size_t>(dtype_bits(t.dtype) / 8);
     to_float({t.dtype, {n}, t.data + static_cast<size_t>(first) * size, static_cast<size_t>(n) * size}, out);
@@ -109,6 +124,8 @@ class MergedRows : public MatrixSource {
   bool embedding_;
   float scale_;
   int64_t rank_, n_cols_;
+  mutable std::mutex mutex_;
+  mutable std::vector<float> lines_;
 };
 
 bool is_plain_float(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f64; }
@@ -121,11 +138,11 @@ Adapter::Adapter(const std::string& directory)
     : directory_(directory), config_(read_config(directory)), file_(directory + "/adapter_model.safetensors") {
   const ConfigReader config(config_, config_path(directory));
   refuse_other_kinds(config);
-  config.integer("r", 1, 65536);
-  config.number("lora_alpha");
-  config.boolean_or("use_rslora", false);
-  check_patterns(config, "rank_pattern");
-  check_patterns(config, "alpha_pattern");
+  rank_ = static_cast<double>(config.integer("r", 1, 65536));
+  alpha_ = config.number("lora_alpha");
+  root_scaled_ = config.boolean_or("use_rslora", false);
+  check_patterns(config, "rank_pattern", true);
+  check_patterns(config, "alpha_pattern", false);
   // fan_in_fan_out is for layers stored transposed (GPT-2's Conv1D); no family here has one, and PEFT drops it for the others.
   config.boolean_or("fan_in_fan_out", false);
   for (const auto& [name, tensor] : file_.tensors()) left_.insert(name);
@@ -157,8 +174,8 @@ std::unique_ptr<MatrixSource> Adapter::merged(std::unique_ptr<MatrixSource> base
     return nullptr;
   }
   const TensorView& a = file_.tensors().at(a_name);
-  const double rank = pattern_or("rank_pattern", module, config_.at("r").get<double>());
-  const double alpha = pattern_or("alpha_pattern", module, config_.at("lora_alpha").get<double>());
+  const double rank = pattern_or("rank_pattern", module, rank_);
+  const double alpha = pattern_or("alpha_pattern", module, alpha_);
   const auto r = static_cast<int64_t>(rank);
   const Shape a_shape = {r, embedding ? n_rows : n_cols}, b_shape = {embedding ? n_cols : n_rows, r};
   for (const auto& [tensor_name, tensor, shape] : {std::tuple{&a_name, &a, &a_shape}, {&b_name, &b->second, &b_shape}}) {
@@ -170,7 +187,7 @@ std::unique_ptr<MatrixSource> Adapter::merged(std::unique_ptr<MatrixSource> base
   left_.erase(a_name);
   left_.erase(b_name);
   ++n_merged_;
-  const double scale = alpha / (config_.value("use_rslora", false) ? std::sqrt(rank) : rank);
+  const double scale = alpha / (root_scaled_ ? std::sqrt(rank) : rank);
   return std::make_unique<MergedRows>(std::move(base), a, b->second, embedding, static_cast<float>(scale), n_cols);
 }
 

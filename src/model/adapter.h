@@ -30,6 +30,8 @@ class Adapter {
   double pattern_or(const char* key, const std::string& module, double otherwise) const;
 
   std::string directory_;
+  double rank_ = 1, alpha_ = 1;
+  bool root_scaled_ = false;  // rsLoRA: alpha over the rank's root
   Json config_;
   SafetensorsFile file_;
   std::set<std::string> left_;  // names of tensors that nobody has asked for yet

@@ -100,7 +100,9 @@ std::unique_ptr<Importer> make_gptq(const ConfigReader& q) {
       "adapter", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential", "act_group_aware", "mse", "model_name_or_path",
       "model_file_base_name", "meta", "backend", "tokenizer", "dataset", "block_name_to_quantize", "module_name_preceding_first_block",
       "batch_size", "pad_token_id", "max_input_length", "cache_block_outputs", "modules_in_block_to_quantize", "use_cuda_fp16", "use_exllama",
-      "disable_exllama", "exllama_config", "model_seqlen", "modules_to_not_convert", "parallel_packing", "rotation", "true_sequential"};
+      "disable_exllama", "exllama_config", "model_seqlen", "modules_to_not_convert", "parallel_packing", "rotation",
+      "hyb_act", "offload_to_disk", "offload_to_disk_path", "gptaq", "gptaq_alpha", "v2", "v2_alpha", "mock_quantization", "failsafe", "fail_safe",
+      "device", "hessian_chunk_size", "hessian_chunk_bytes", "hessian_use_bfloat16_staging", "pack_impl", "model_type"};
   refuse_unknown_keys(q, known);
   const int64_t bits = q.integer("bits", 2, 8);
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8) q.fail("bits", "2, 3, 4 or 8");

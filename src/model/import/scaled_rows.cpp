@@ -11,12 +11,19 @@ class ScaledRows : public MatrixSource {
  public:
   ScaledRows(const TensorView& weight, const TensorView& scales, int64_t block_rows, int64_t block_cols)
       : weight_(weight), n_cols_(weight.shape.back()), block_rows_(block_rows), block_cols_(block_cols),
-        blocks_per_row_((n_cols_ + block_cols - 1) / block_cols), scales_(scales), group_(kernel_group(block_cols, n_cols_)) {}
+        blocks_per_row_((n_cols_ + block_cols - 1) / block_cols), scales_(scales), group_(kernel_group(block_cols, n_cols_)) {
+    std::byte bits[256];
+    for (int i = 0; i < 256; ++i) bits[i] = static_cast<std::byte>(i);
+    if (dtype_bits(weight.dtype) == 8) to_float({weight.dtype, {256}, bits, 256}, values_);
+  }
   void read_row(int64_t row, float* out) const override {
     const std::byte* data = weight_.data + row_bytes() * static_cast<size_t>(row);
     if (weight_.dtype == DType::i8) {
       const auto* q = reinterpret_cast<const int8_t*>(data);
       for (int64_t c = 0; c < n_cols_; ++c) out[c] = q[c];
+    } else if (dtype_bits(weight_.dtype) == 8) {
+      const auto* bits = reinterpret_cast<const uint8_t*>(data);
+      for (int64_t c = 0; c < n_cols_; ++c) out[c] = values_[bits[c]];
     } else {
       to_float({weight_.dtype, {n_cols_}, data, row_bytes()}, out);
     }
@@ -46,6 +53,7 @@ class ScaledRows : public MatrixSource {
   TensorView weight_;
   int64_t n_cols_, block_rows_, block_cols_, blocks_per_row_;
   TensorView scales_;
+  float values_[256];  // of the numbers of eight bits
   int group_;
 };
 
