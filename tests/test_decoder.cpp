@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "decoder_rig.h"
+#include "levels.h"
 #include "oracle/oracle.h"
 #include "random_model.h"
 #include "support.h"
@@ -21,22 +22,6 @@ using namespace engine::test;
 namespace {
 
 constexpr double tolerance = 5e-4;  // of the logits' standard deviation, for float32 arithmetic
-
-/// Runs `f` on every ISA level that this machine can run, and leaves the best one selected.
-template <class F>
-void on_every_level(F&& f) {
-  int n_levels = 0;
-  const kernels::Level* levels = kernels::levels(&n_levels);
-  const char* best = kernels::table().name;
-  for (int i = 0; i < n_levels; ++i) {
-    if (!levels[i].usable) continue;
-    REQUIRE(kernels::select(levels[i].name));
-    const std::string level = levels[i].name;
-    CAPTURE(level);
-    f();
-  }
-  REQUIRE(kernels::select(best));
-}
 
 /// Directories of goldens in `root`, in order of name.
 std::vector<std::string> golden_directories(const std::string& root) {

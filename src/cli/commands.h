@@ -8,6 +8,7 @@ namespace engine::cli {
 int run_chat(const Options& options);
 int run_generate(const Options& options);
 int run_inspect(const Options& options);
+int run_check(const Options& options);
 int run_serve(const Options& options);  // with the Meson option `http`
 int run_perplexity(const Options& options);
 int run_tokenize(const Options& options);

@@ -68,6 +68,7 @@ Json json_report(const Model& model, const std::vector<TensorInfo>& tensors, con
                  {"d_ff", spec.d_ff},
                  {"vocab_size", spec.vocab_size},
                  {"tied_embeddings", spec.tied_embeddings}};
+  report["quantization"] = model.import_format().empty() ? Json() : Json(model.import_format());
   report["chat_template"] = chat.origin.empty() ? Json() : Json(chat.origin);
   if (!chat.origin.empty()) report["template_system_role"] = chat.system_role;
   report["plan"] = {{"ctx", plan.ctx},
@@ -106,6 +107,7 @@ std::string text_report(const Model& model, const std::vector<TensorInfo>& tenso
     bytes += n;
   }
   line("tensors", std::to_string(tensors.size()) + ", " + bytes_text(bytes) + " (" + types + ")");
+  if (!model.import_format().empty()) line("quantized", model.import_format());
   line("chat template", chat.origin.empty() ? "none" : chat.origin + (chat.system_role ? "" : ", without a system role"));
   out += "\nmemory for a context of " + number(plan.ctx) + ":\n";
   line("  weights", bytes_text(plan.weight_bytes));
@@ -122,7 +124,7 @@ std::string text_report(const Model& model, const std::vector<TensorInfo>& tenso
 
 int run_inspect(const Options& options) {
   const std::string directory = resolve_model(options.model, options.revision);
-  const std::shared_ptr<const Model> model = Model::load(directory);
+  const std::shared_ptr<const Model> model = load_plan(directory, options);
   const TemplateInfo chat = template_info(directory);
   const MemoryPlan plan = plan_memory(model, options);
   const std::vector<TensorInfo> tensors = model->tensors();

@@ -1,5 +1,7 @@
 #include "cli/load.h"
 
+#include <cmath>
+#include <cstdio>
 #include <cstdlib>
 
 #include "cli/plan.h"
@@ -21,6 +23,13 @@ WeightDType weight_dtype(const Options& options) {
   return WeightDType::automatic;
 }
 
+constexpr const char* format_names[] = {"float32", "bfloat16", "float16", "int8", "int4"};
+static_assert(std::size(format_names) == kernels::n_formats);
+
+void tell_import(const Model& model, const Options& options) {
+  if (!options.quiet) write_stderr(printable(import_text(model)));
+}
+
 void check_memory(const MemoryPlan& plan, uint64_t limit) {
   if (plan.total_bytes <= limit) return;
   const std::string sizes = "weights " + bytes_text(plan.weight_bytes) + ", KV cache " + bytes_text(plan.kv_bytes) + " for " +
@@ -30,6 +39,28 @@ void check_memory(const MemoryPlan& plan, uint64_t limit) {
 }
 
 }  // namespace
+
+LoadOptions load_options(const Options& options) {
+  LoadOptions load;
+  load.dtype = weight_dtype(options);
+  load.group = options.group_size;
+  load.adapter = options.adapter;
+  return load;
+}
+
+std::string import_text(const Model& model) {
+  std::string out;
+  for (size_t i = 0; i < model.imported().size(); ++i) {
+    const ImportedWeights& line = model.imported()[i];
+    if (line.n_matrices == 0) continue;
+    char cost[64] = "bit for bit";
+    const double rms = line.squared_sum > 0 ? std::sqrt(line.squared_error / line.squared_sum) : 0;
+    if (rms > 0) std::snprintf(cost, sizeof cost, "relative RMS error %.2g", rms);
+    out += model.import_format() + ": " + std::to_string(line.n_matrices) + " matrices as " + format_names[i] + ", " + cost + "\n";
+  }
+  if (model.n_adapted() > 0) out += "adapter: " + std::to_string(model.n_adapted()) + " matrices changed\n";
+  return out;
+}
 
 void select_isa(const Options& options) {
   const char* variable = std::getenv("ENGINE_ISA");
@@ -61,14 +92,20 @@ kernels::KvFormat kv_format(const Options& options, const Model& model) {
   return wanted_kv_format(options).value_or(natural_kv_format(model));
 }
 
+std::shared_ptr<const Model> load_plan(const std::string& directory, const Options& options) {
+  LoadOptions load = load_options(options);
+  load.bind_only = true;
+  return Model::load(directory, load);
+}
+
 std::shared_ptr<const Model> load_model(const std::string& directory, const Options& options, Team& team) {
   Progress bar("loading", options.quiet);
-  LoadOptions load;
-  load.dtype = weight_dtype(options);
-  load.group = options.group_size;
+  LoadOptions load = load_options(options);
   load.team = &team;
   load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };
-  return Model::load(directory, load);
+  auto model = Model::load(directory, load);
+  tell_import(*model, options);
+  return model;
 }
 
 std::unique_ptr<Engine> load_engine(const Options& options) {
@@ -76,20 +113,21 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   const std::string directory = resolve_model(options.model, options.revision);
   EngineOptions wanted;
   wanted.n_threads = options.n_threads;
-  wanted.load.dtype = weight_dtype(options);
-  wanted.load.group = options.group_size;
+  wanted.load = load_options(options);
   wanted.scheduler.max_sequences = std::max(options.parallel, 1);
   wanted.scheduler.context = options.ctx;
   wanted.kv_format = wanted_kv_format(options);
   wanted.chat_template = options.chat_template;
   if (options.mem_bytes) {
-    const MemoryPlan plan = plan_memory(Model::load(directory), options);
+    const MemoryPlan plan = plan_memory(load_plan(directory, options), options);
     check_memory(plan, *options.mem_bytes);
     wanted.scheduler.kv_budget_bytes = *options.mem_bytes - plan.weight_bytes - plan.scratch_bytes;
   }
   Progress bar("loading", options.quiet);
   wanted.load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };
-  return std::make_unique<Engine>(directory, wanted);
+  auto engine = std::make_unique<Engine>(directory, wanted);
+  tell_import(engine->model(), options);
+  return engine;
 }
 
 GenerationConfig make_config(const Engine& engine, const Options& options) {

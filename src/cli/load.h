@@ -14,8 +14,17 @@ void select_isa(const Options& options);
 /// The scheduler serves options.parallel sequences at a time. Checks --mem before the weights are read. Throws Error.
 std::unique_ptr<Engine> load_engine(const Options& options);
 
+/// What the options say about weights; the rest at its default.
+LoadOptions load_options(const Options& options);
+
+/// "gptq: 14 matrices as int4, bit for bit\n", one line for each format that foreign matrices became; and what an adapter changed.
+std::string import_text(const Model& model);
+
 /// The model alone, for commands that work on ids; `team` outlives it.
 std::shared_ptr<const Model> load_model(const std::string& directory, const Options& options, Team& team);
+
+/// The model bound but not converted: what it is and what it would take. Its weights must not be read.
+std::shared_ptr<const Model> load_plan(const std::string& directory, const Options& options);
 
 /// --kv-dtype, or what suits the model.
 kernels::KvFormat kv_format(const Options& options, const Model& model);

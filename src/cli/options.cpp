@@ -13,10 +13,10 @@ namespace {
 
 enum CommandBit : uint32_t {
   in_chat = 1, in_generate = 2, in_inspect = 4, in_perplexity = 8, in_tokenize = 16, in_detokenize = 32, in_template = 64,
-  in_logits = 128, in_version = 256, in_serve = 512, in_bench = 1024
+  in_logits = 128, in_version = 256, in_serve = 512, in_bench = 1024, in_check = 2048
 };
 constexpr uint32_t generating = in_chat | in_generate;
-constexpr uint32_t computing = generating | in_serve | in_perplexity | in_logits | in_bench;
+constexpr uint32_t computing = generating | in_serve | in_perplexity | in_logits | in_bench | in_check;
 constexpr uint32_t with_model = computing | in_inspect | in_tokenize | in_detokenize | in_template;
 
 constexpr char model_help[] = "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n";
@@ -36,6 +36,7 @@ const std::vector<Command>& command_table() {
 #endif
       {"inspect", in_inspect, "show what a model is and the memory it needs", "inspect MODEL [options]", model_help, true, true, false,
        0, run_inspect},
+      {"check", in_check, "verify a model directory and say how to mend it", "check MODEL [options]", model_help, true, true, false, 0, run_check},
       {"perplexity", in_perplexity, "measure how well a model predicts a text", "perplexity MODEL FILE [options]",
        "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\nFILE\ta UTF-8 text\n", true, true,
        false, 1, run_perplexity},
@@ -209,6 +210,7 @@ const Row rows[] = {
      [](Options& o, const std::string&) { o.dtype = DTypeChoice::int8; }},
     {"--load-in-4bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int4",
      [](Options& o, const std::string&) { o.dtype = DTypeChoice::int4; }},
+    {"--adapter", nullptr, "DIR", computing | in_inspect, "LoRA adapter (PEFT) to merge into the weights", set_path<&Options::adapter>},
     {"--group-size", nullptr, "G", computing | in_inspect, "int8 and int4: columns that share a scale: 32, 64 or 128 (default: 32)",
      [](Options& o, const std::string& v) { o.group_size = parse_name(v, "--group-size", group_names); }},
     {"--kv-dtype", nullptr, "TYPE", computing | in_inspect, "keys and values in memory: float32, bfloat16 or int8 (default: float32; bfloat16 beside int8 or int4 weights)",
@@ -224,7 +226,7 @@ const Row rows[] = {
      [](Options& o, const std::string& v) { o.bench_tokens = parse_count(v, "--new-tokens", 1, 1 << 20); }},
     {"--runs", "-r", "N", in_bench, "runs, of which the median counts (default: 3)",
      [](Options& o, const std::string& v) { o.bench_runs = parse_count(v, "--runs", 1, 1000); }},
-    {"--json", nullptr, nullptr, in_generate | in_inspect | in_perplexity | in_version | in_bench, "JSON on stdout", set_flag<&Options::json>},
+    {"--json", nullptr, nullptr, in_generate | in_inspect | in_perplexity | in_version | in_bench | in_check, "JSON on stdout", set_flag<&Options::json>},
     {"--quiet", "-q", nullptr, with_model, "no progress, timings or warnings", set_flag<&Options::quiet>},
 };
 

@@ -39,6 +39,7 @@ struct Options {
   int n_threads = 0;  // 0: default_thread_count()
   std::string isa;    // empty: the best
   DTypeChoice dtype = DTypeChoice::automatic;
+  std::string adapter;
   int group_size = 32;  // int8, int4: columns that share a scale
   KvDTypeChoice kv_dtype = KvDTypeChoice::automatic;
   int64_t ctx = 0;    // 0: the model's

@@ -18,7 +18,7 @@ namespace engine::kernels {
 /// Weight formats; a row of the table's `matmul` each.
 ///   f32, bf16, f16  lie in memory as in the file (row-major), so that mapped files are used in place; float32 activations
 ///   i8, i4          packed in blocks of pack_rows rows (see quantized.inl); value = q * scale with one float16 scale for a group of
-///                   columns, q in [-127, 127] or [-8, 7]; activations quantized to int8 by quantize_act
+///                   columns, q in [-128, 127] or [-8, 7]; activations quantized to int8 by quantize_act
 enum class Format : uint8_t { f32, bf16, f16, i8, i4, count };
 inline constexpr int n_formats = static_cast<int>(Format::count);
 inline constexpr int n_float_formats = static_cast<int>(Format::i8);

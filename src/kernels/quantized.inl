@@ -41,17 +41,18 @@ KERNEL_INLINE Shorts mul_pairs(Bytes u, Bytes s) { return (Shorts)_mm256_maddubs
 KERNEL_INLINE Ints add_pairs(Shorts v) { return (Ints)_mm256_madd_epi16((__m256i)v, _mm256_set1_epi16(1)); }
 #endif
 
-/// Signed times signed without a wider instruction set: |a| * (w with a's sign). No pair exceeds 2 * 127 * 127.
+/// Signed times signed without a wider instruction set: |w| * (a with w's sign). Activations end at +-127, so w may be -128 and no
+/// pair exceeds 2 * 128 * 127.
 #if defined(KERNEL_DOT_PAIRS)
 #if defined(__AVX512BW__)
 KERNEL_INLINE Shorts mul_pairs_signed(Bytes w, Bytes a) {
-  const __mmask64 negative = _mm512_movepi8_mask((__m512i)a);
-  const __m512i signed_w = _mm512_mask_sub_epi8((__m512i)w, negative, _mm512_setzero_si512(), (__m512i)w);
-  return (Shorts)_mm512_maddubs_epi16(_mm512_abs_epi8((__m512i)a), signed_w);
+  const __mmask64 negative = _mm512_movepi8_mask((__m512i)w);
+  const __m512i signed_a = _mm512_mask_sub_epi8((__m512i)a, negative, _mm512_setzero_si512(), (__m512i)a);
+  return (Shorts)_mm512_maddubs_epi16(_mm512_abs_epi8((__m512i)w), signed_a);
 }
 #else
 KERNEL_INLINE Shorts mul_pairs_signed(Bytes w, Bytes a) {
-  return (Shorts)_mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)a), _mm256_sign_epi8((__m256i)w, (__m256i)a));
+  return (Shorts)_mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w), _mm256_sign_epi8((__m256i)a, (__m256i)w));
 }
 #endif
 #endif

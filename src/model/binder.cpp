@@ -1,9 +1,12 @@
 #include "model/binder.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "base/error.h"
+#include "model/adapter.h"
+#include "model/import/importer.h"
 
 namespace engine {
 namespace {
@@ -20,21 +23,29 @@ size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
 }  // namespace
 
-Format Binder::wanted_format(const MatrixSource& source, Precision precision) const {
-  if (precision == Precision::exact && options_.dtype >= WeightDType::i8) return source.natural_format();
-  switch (options_.dtype) {
-    case WeightDType::f32: return Format::f32;
-    case WeightDType::bf16: return Format::bf16;
-    case WeightDType::f16: return Format::f16;
-    case WeightDType::i8: return Format::i8;
-    case WeightDType::i4: return precision == Precision::output ? Format::i8 : Format::i4;
-    case WeightDType::automatic: break;
+Binder::Layout Binder::wanted_layout(const MatrixSource& source, Precision precision) const {
+  const Format natural = source.natural_format();
+  const bool integers = kernels::is_quantized(natural);
+  const auto quantized = [&](Format format) {
+    // Integers as stored where they fit: in their own format, or four bits in eight.
+    if (integers && format <= natural) return Layout{format, source.natural_group(), true};
+    return Layout{format, options_.group, false};
+  };
+  if (options_.dtype == WeightDType::automatic || (precision == Precision::exact && options_.dtype >= WeightDType::i8)) {
+    if (integers) return precision == Precision::exact ? Layout{Format::f32, 0, false} : quantized(natural);
+    return {natural, 0, false};
   }
-  return source.natural_format();
+  switch (options_.dtype) {
+    case WeightDType::f32: return {Format::f32, 0, false};
+    case WeightDType::bf16: return {Format::bf16, 0, false};
+    case WeightDType::f16: return {Format::f16, 0, false};
+    case WeightDType::i4: return quantized(precision == Precision::output ? Format::i8 : Format::i4);
+    default: return quantized(Format::i8);
+  }
 }
 
-Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options)
-    : model_(model), checkpoint_(checkpoint), options_(options) {}
+Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options, const Importer* importer, Adapter* adapter)
+    : model_(model), checkpoint_(checkpoint), options_(options), importer_(importer), adapter_(adapter) {}
 
 size_t Binder::converted_bytes(const kernels::Matrix& m) {
   if (!kernels::is_quantized(m.format)) return align64(static_cast<size_t>(m.n_rows * m.n_cols * element_bytes(m.format)));
@@ -49,6 +60,13 @@ std::byte* Binder::own(size_t n_bytes) {
   model_.owned_bytes_ += n_bytes;
   chunk_left_ -= n_bytes;
   return std::exchange(chunk_next_, chunk_next_ + n_bytes);
+}
+
+void Binder::disown(size_t n_bytes) {
+  n_bytes = align64(n_bytes);
+  chunk_next_ -= n_bytes;
+  chunk_left_ += n_bytes;
+  model_.owned_bytes_ -= n_bytes;
 }
 
 void Binder::reserve(size_t n_bytes) {
@@ -80,22 +98,51 @@ const TensorView* Binder::expect(const std::string& name, const Shape& shape) {
   return expect(name, shape, t != nullptr ? t->dtype : DType::f32);
 }
 
+const TensorView* Binder::expect_scales(const std::string& name, const Shape& shape) {
+  const TensorView* t = find(name);
+  const bool narrow = t != nullptr && (t->dtype == DType::f8_e4m3 || t->dtype == DType::f8_e5m2 || t->dtype == DType::f8_e8m0);
+  return narrow ? expect(name, shape, t->dtype) : expect(name, shape);
+}
+
 void Binder::matrix(kernels::Matrix& out, const std::string& name, int64_t n_rows, int64_t n_cols, const Rows& rows,
                     Precision precision) {
-  const TensorView* t = expect(name, rows.stored.empty() ? Shape{n_rows, n_cols} : rows.stored);
-  if (t != nullptr) matrix(out, stored_rows(*t, rows.first, n_rows, rows.step), n_rows, n_cols, precision);
+  const Shape stored = rows.stored.empty() ? Shape{n_rows, n_cols} : rows.stored;
+  const bool imported = importer_ != nullptr && importer_->holds(*this, name), adapted = adapter_ != nullptr && adapter_->has(name);
+  const TensorView* t = imported ? nullptr : expect(name, stored);
+  if (!imported && !adapted) {
+    if (t != nullptr) matrix(out, stored_rows(*t, rows.first, n_rows, rows.step), n_rows, n_cols, precision);
+    return;
+  }
+  // The whole stored matrix, then the rows that are meant.
+  int64_t n_stored = 1;
+  for (size_t i = 0; i + 1 < stored.size(); ++i) n_stored *= stored[i];
+  std::unique_ptr<MatrixSource> source;
+  if (imported) source = importer_->open(*this, name, n_stored, n_cols);
+  else if (t != nullptr) source = stored_rows(*t, 0, n_stored);
+  if (source == nullptr) return;
+  if (adapted) {
+    std::string text;
+    source = adapter_->merged(std::move(source), name, n_stored, n_cols, &text);
+    if (source == nullptr) return problem(std::move(text));
+  }
+  matrix(out, selected_rows(std::move(source), n_stored, rows.first, n_rows, rows.step), n_rows, n_cols, precision, imported);
 }
 
 void Binder::matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols,
                     Precision precision) {
+  matrix(out, std::move(source), n_rows, n_cols, precision, false);
+}
+
+void Binder::matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols, Precision precision,
+                    bool imported) {
   if (source == nullptr) return;
-  const Format format = wanted_format(*source, precision);
-  const void* in_place = format == source->natural_format() ? source->in_place() : nullptr;
-  out = {in_place, n_rows, n_cols, format, kernels::is_quantized(format) ? options_.group : 0};
-  model_.quantized_ |= kernels::is_quantized(format);
+  const Layout layout = wanted_layout(*source, precision);
+  const void* in_place = layout.format == source->natural_format() ? source->in_place() : nullptr;
+  out = {in_place, n_rows, n_cols, layout.format, layout.group};
+  model_.quantized_ |= kernels::is_quantized(layout.format);
   model_.n_parameters_ += static_cast<uint64_t>(n_rows * n_cols);
   if (in_place != nullptr) model_.mapped_bytes_ += source->n_bytes();
-  else conversions_.push_back({&out, std::move(source)});
+  else conversions_.push_back({&out, std::move(source), imported, layout.as_stored});
 }
 
 void Binder::linear(Linear& out, const std::string& prefix, int64_t n_out, int64_t n_in, bool bias, const Rows& rows,
@@ -143,7 +190,7 @@ void Binder::ends(const std::string& embedding, const std::string& output) {
 }
 
 /// Packed blocks [begin, end) of a quantized matrix.
-void Binder::quantize_blocks(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const {
+bool Binder::quantize_blocks(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const {
   const kernels::Table& kernel = kernels::table();
   const kernels::Matrix& m = *job.out;
   const int64_t n_groups = (m.n_cols + m.group - 1) / m.group;
@@ -154,36 +201,49 @@ void Binder::quantize_blocks(const Conversion& job, std::byte* out, int64_t begi
     const int64_t first = block * kernels::pack_rows;
     const int n = static_cast<int>(std::min<int64_t>(kernels::pack_rows, m.n_rows - first));
     for (int i = 0; i < n; ++i) {
+      int8_t* row_q = q.data() + i * m.n_cols;
+      uint16_t* row_scales = scales.data() + i * n_groups;
+      if (job.as_stored) {
+        if (!job.source->read_quantized(first + i, row_q, row_scales)) return false;
+        continue;
+      }
       job.source->read_row(first + i, row.data());
-      kernel.quantize_row(m.format, m.group, row.data(), m.n_cols, q.data() + i * m.n_cols, scales.data() + i * n_groups);
+      kernel.quantize_row(m.format, m.group, row.data(), m.n_cols, row_q, row_scales);
     }
     kernel.pack_block(m.format, m.group, q.data(), scales.data(), n, m.n_cols,
                       out + static_cast<size_t>(block) * kernel.packed_block_bytes(m.format, m.n_cols, m.group));
   }
+  return true;
+}
+
+/// Rows [begin, end) of a matrix in a float format.
+void Binder::narrow_rows(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const {
+  const Format format = job.out->format;
+  const int64_t n_cols = job.out->n_cols;
+  std::vector<float> wide(static_cast<size_t>(n_cols));
+  for (int64_t r = begin; r < end; ++r) {
+    float* target = format == Format::f32 ? reinterpret_cast<float*>(out) + r * n_cols : wide.data();
+    job.source->read_row(r, target);
+    if (format == Format::f32) continue;
+    uint16_t* narrow = reinterpret_cast<uint16_t*>(out) + r * n_cols;
+    for (int64_t c = 0; c < n_cols; ++c) {
+      narrow[c] = format == Format::bf16 ? float_to_bf16(wide[c]) : float_to_f16(wide[c]);
+    }
+  }
 }
 
 /// Widens row by row and narrows or quantizes to the wanted format, rows spread over the team.
-void Binder::convert(const Conversion& job) {
+bool Binder::convert(const Conversion& job) {
   const Format format = job.out->format;
   const int64_t n_rows = job.out->n_rows, n_cols = job.out->n_cols;
   const bool packed = kernels::is_quantized(format);
   const int64_t n_blocks = (n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
-  std::byte* out = own(converted_bytes(*job.out));
-  const auto narrow_rows = [&](int64_t begin, int64_t end) {
-    std::vector<float> wide(static_cast<size_t>(n_cols));
-    for (int64_t r = begin; r < end; ++r) {
-      float* target = format == Format::f32 ? reinterpret_cast<float*>(out) + r * n_cols : wide.data();
-      job.source->read_row(r, target);
-      if (format == Format::f32) continue;
-      uint16_t* narrow = reinterpret_cast<uint16_t*>(out) + r * n_cols;
-      for (int64_t c = 0; c < n_cols; ++c) {
-        narrow[c] = format == Format::bf16 ? float_to_bf16(wide[c]) : float_to_f16(wide[c]);
-      }
-    }
-  };
+  const size_t n_bytes = converted_bytes(*job.out);
+  std::byte* out = own(n_bytes);
+  std::atomic<bool> fits = true;
   const auto work = [&](int64_t begin, int64_t end) {
-    if (packed) quantize_blocks(job, out, begin, end);
-    else narrow_rows(begin, end);
+    if (!packed) narrow_rows(job, out, begin, end);
+    else if (!quantize_blocks(job, out, begin, end)) fits = false;
   };
   const int64_t n = packed ? n_blocks : n_rows, grain = packed ? 4 : 16;
   if (options_.team != nullptr) {
@@ -191,17 +251,57 @@ void Binder::convert(const Conversion& job) {
   } else {
     work(0, n);
   }
+  if (!fits) disown(n_bytes);
   job.out->data = out;
+  return fits;
+}
+
+/// What an imported matrix became, and how far from what was stored, by one row in sixteen.
+void Binder::measure(const Conversion& job) {
+  const kernels::Matrix& m = *job.out;
+  const int64_t n = (m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
+  std::vector<Deviation> rows(static_cast<size_t>(n));
+  const auto work = [&](int64_t begin, int64_t end) {
+    std::vector<float> wanted(static_cast<size_t>(m.n_cols)), got(wanted.size());
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i * kernels::pack_rows;
+      job.source->read_row(row, wanted.data());
+      kernels::table().get_row(m, row, got.data());
+      Deviation& d = rows[static_cast<size_t>(i)];
+      for (size_t c = 0; c < wanted.size(); ++c) {
+        const double w = wanted[c], e = got[c] - w;
+        d.error += e * e;
+        d.sum += w * w;
+      }
+    }
+  };
+  if (options_.team != nullptr) {
+    options_.team->run([&](Worker& worker) { worker.for_chunks(n, 1, work); });
+  } else {
+    work(0, n);
+  }
+  ImportedWeights& line = model_.imported_[static_cast<size_t>(m.format)];
+  ++line.n_matrices;
+  for (const Deviation& d : rows) line.squared_error += d.error, line.squared_sum += d.sum;
+}
+
+void Binder::check() const {
+  if (problems_.empty()) return;
+  constexpr size_t most = 8;
+  std::string list;
+  for (size_t i = 0; i < problems_.size() && i < most; ++i) list += (i > 0 ? "; " : "") + problems_[i];
+  if (problems_.size() > most) list += "; and " + std::to_string(problems_.size() - most) + " more";
+  throw Error(model_.directory_ + ": " + std::to_string(problems_.size()) + " tensors do not fit " + model_.spec_.architecture + ": " + list);
 }
 
 void Binder::finish() {
-  if (!problems_.empty()) {
-    constexpr size_t most = 8;
-    std::string list;
-    for (size_t i = 0; i < problems_.size() && i < most; ++i) list += (i > 0 ? "; " : "") + problems_[i];
-    if (problems_.size() > most) list += "; and " + std::to_string(problems_.size() - most) + " more";
-    throw Error(model_.directory_ + ": " + std::to_string(problems_.size()) + " tensors do not fit " +
-                model_.spec_.architecture + ": " + list);
+  if (options_.bind_only) {
+    static constexpr std::byte nothing{};
+    for (const Conversion& job : conversions_) {
+      job.out->data = &nothing;  // not absent
+      model_.owned_bytes_ += converted_bytes(*job.out);
+    }
+    return;
   }
   constexpr uint64_t pages_kept = uint64_t{128} << 20;  // of the checkpoint, while it is being converted
   uint64_t total = 0, done = 0, touched = 0;
@@ -213,7 +313,15 @@ void Binder::finish() {
   // All matrices in one piece: only there do huge pages cover the small ones and the ends of the large ones too (int8 decode: +25%).
   if (converted > chunk_left_) reserve(converted);
   for (Conversion& job : conversions_) {
-    convert(job);
+    if (!convert(job)) {
+      // Stored scales that our formats have no room for: as floats, or quantized anew where that was asked for.
+      const bool asked = options_.dtype >= WeightDType::i8;
+      job.as_stored = false;
+      job.out->format = asked ? job.out->format : Format::bf16;
+      job.out->group = asked ? options_.group : 0;
+      convert(job);
+    }
+    if (job.imported) measure(job);
     done += job.source->n_bytes();
     touched += job.source->n_bytes();
     job.source.reset();

@@ -10,6 +10,9 @@
 
 namespace engine {
 
+class Adapter;
+class Importer;
+
 /// Which rows of a stored tensor are meant, where several matrices were stored as one (q, k and v; gate and up; all experts).
 struct Rows {
   int64_t first = 0;
@@ -26,7 +29,8 @@ enum class Precision : uint8_t {
 
 class Binder {
  public:
-  Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options);
+  /// `importer` reads the matrices that are stored in a foreign format, `adapter` has updates of some; both may be null.
+  Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options, const Importer* importer = nullptr, Adapter* adapter = nullptr);
 
   const ModelSpec& spec() const { return model_.spec_; }
   Weights& weights() { return model_.weights_; }
@@ -56,30 +60,55 @@ class Binder {
   /// `prefix`.weight (plus one where the spec says so) and, if `bias`, `prefix`.bias.
   void norm(NormWeights& out, const std::string& prefix, int64_t n, bool bias = false);
 
-  bool has(const std::string& name) const { return checkpoint_.find(name) != nullptr; }
+  const TensorView* find(const std::string& name) const { return checkpoint_.find(name); }
+  bool has(const std::string& name) const { return find(name) != nullptr; }
   /// The tensor if it is there with this shape and one of the float types (or exactly `dtype`); otherwise notes a problem, returns null.
   const TensorView* expect(const std::string& name, const Shape& shape);
   const TensorView* expect(const std::string& name, const Shape& shape, DType dtype);
+  /// The same for the scales of a foreign format: of any float type, 8 bits too.
+  const TensorView* expect_scales(const std::string& name, const Shape& shape);
+  /// Notes what is wrong with the checkpoint, for finish().
+  void problem(std::string text) { problems_.push_back(std::move(text)); }
 
-  /// After all calls: throws one Error that lists everything missing or mis-shaped; then converts.
+  /// After all calls: throws one Error that lists everything missing or mis-shaped.
+  void check() const;
+  /// Then: converts.
   void finish();
 
  private:
   struct Conversion {
     kernels::Matrix* out;
     std::unique_ptr<MatrixSource> source;
+    bool imported = false;  // from a foreign format: what it costs in precision is measured
+    bool as_stored = false; // the source's integers and scales go into the blocks unchanged
   };
-  kernels::Format wanted_format(const MatrixSource& source, Precision precision) const;
-  void convert(const Conversion& job);
-  void quantize_blocks(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const;
+  struct Layout {
+    kernels::Format format;
+    int group;
+    bool as_stored;
+  };
+  /// Squared error of what was written and squared sum of what was to be written, of the rows that were looked at.
+  struct Deviation {
+    double error = 0, sum = 0;
+  };
+  Layout wanted_layout(const MatrixSource& source, Precision precision) const;
+  void matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, int64_t n_rows, int64_t n_cols, Precision precision, bool imported);
+  /// False if the scales of some row, to be kept as stored, are none of float16's.
+  bool convert(const Conversion& job);
+  bool quantize_blocks(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const;
+  void narrow_rows(const Conversion& job, std::byte* out, int64_t begin, int64_t end) const;
+  void measure(const Conversion& job);
   /// Memory that lives as long as the model, from the current chunk or a new one.
   std::byte* own(size_t n_bytes);
+  void disown(size_t n_bytes);  // what own() gave last
   void reserve(size_t n_bytes);
   static size_t converted_bytes(const kernels::Matrix& m);
 
   Model& model_;
   const Checkpoint& checkpoint_;
   const LoadOptions& options_;
+  const Importer* importer_;
+  Adapter* adapter_;
   std::vector<std::string> problems_;
   std::vector<Conversion> conversions_;
   std::byte* chunk_next_ = nullptr;  // vectors and matrices share chunks: a mapping each would cost a page and a table entry

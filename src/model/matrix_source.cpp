@@ -82,7 +82,32 @@ class Mxfp4Rows : public MatrixSource {
   int64_t first_, step_, n_blocks_;
 };
 
+class SelectedRows : public MatrixSource {
+ public:
+  SelectedRows(std::unique_ptr<MatrixSource> source, uint64_t n_bytes, int64_t first, int64_t step)
+      : source_(std::move(source)), n_bytes_(n_bytes), first_(first), step_(step) {}
+  void read_row(int64_t row, float* out) const override { source_->read_row(first_ + row * step_, out); }
+  uint64_t n_bytes() const override { return n_bytes_; }
+  Format natural_format() const override { return source_->natural_format(); }
+  int natural_group() const override { return source_->natural_group(); }
+  bool read_quantized(int64_t row, int8_t* q, uint16_t* scales) const override {
+    return source_->read_quantized(first_ + row * step_, q, scales);
+  }
+
+ private:
+  std::unique_ptr<MatrixSource> source_;
+  uint64_t n_bytes_;
+  int64_t first_, step_;
+};
+
 }  // namespace
+
+std::unique_ptr<MatrixSource> selected_rows(std::unique_ptr<MatrixSource> source, int64_t n_stored, int64_t first, int64_t n_rows,
+                                            int64_t step) {
+  if (n_rows == n_stored) return source;
+  const uint64_t n_bytes = source->n_bytes() / static_cast<uint64_t>(n_stored) * static_cast<uint64_t>(n_rows);
+  return std::make_unique<SelectedRows>(std::move(source), n_bytes, first, step);
+}
 
 std::unique_ptr<MatrixSource> stored_rows(const TensorView& tensor, int64_t first, int64_t n_rows, int64_t step) {
   return std::make_unique<StoredRows>(tensor, first, n_rows, step);

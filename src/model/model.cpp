@@ -6,8 +6,10 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "model/adapter.h"
 #include "model/arch/family.h"
 #include "model/binder.h"
+#include "model/import/importer.h"
 
 namespace engine {
 namespace {
@@ -16,6 +18,21 @@ std::string known_families() {
   std::string list;
   for (const Family& f : families()) list += (list.empty() ? "" : ", ") + std::string(f.architecture);
   return list;
+}
+
+/// auto_map names Python files that come with the checkpoint. Nothing of that kind is run: fine where it is the code of a family that is
+/// built in (as the first files of Phi-3 and DBRX have it), but any other class computes something that nobody here knows.
+void refuse_own_code(const ConfigReader& config, const Family& family) {
+  if (!config.has("auto_map")) return;
+  const std::string name = family.architecture, stem = name.substr(0, name.find("For"));
+  const ConfigReader map = config.object("auto_map");
+  for (const auto& [key, value] : map.json().items()) {
+    if (key == "AutoTokenizer" || key == "AutoProcessor") continue;
+    const std::string code = value.is_string() ? value.get<std::string>() : "";
+    if (code.substr(code.rfind('.') + 1).rfind(stem, 0) != 0) {
+      map.fail(key, "the code of " + name + " (Python files beside a checkpoint are not run)");
+    }
+  }
 }
 
 /// By architectures[0]; by model_type where a config has no architectures.
@@ -90,16 +107,26 @@ std::shared_ptr<const Model> Model::load(const std::string& directory, const Loa
   if (!json.is_object()) throw Error(path + ": expected a JSON object");
   const ConfigReader config(json, path);
   const Family& family = find_family(config);
+  refuse_own_code(config, family);
 
   std::shared_ptr<Model> model(new Model());
   model->directory_ = directory;
   model->spec_.architecture = family.architecture;
   model->spec_.model_type = family.model_type;
   family.parse(config, model->spec_);
+  const ImportFormat* format = find_import_format(config);
+  const auto importer = format != nullptr && format->make != nullptr ? format->make(quantization_config(config)) : nullptr;
+  if (importer != nullptr) model->import_format_ = import_name(*format);
   model->checkpoint_ = std::make_unique<Checkpoint>(directory);
   model->weights_.layers.resize(model->spec_.n_layers);
-  Binder binder(*model, *model->checkpoint_, options);
+  const auto adapter = options.adapter.empty() ? nullptr : std::make_unique<Adapter>(options.adapter);
+  Binder binder(*model, *model->checkpoint_, options, importer.get(), adapter.get());
   family.bind(binder, config);
+  binder.check();
+  if (adapter != nullptr) {
+    adapter->check_all_taken();
+    model->n_adapted_ = adapter->n_merged();
+  }
   binder.finish();
   if (model->spec_.tied_embeddings) model->weights_.output.w = model->weights_.embedding;
   model->n_active_parameters_ = sum_active(model->spec_, model->weights_, matrix_elements);

@@ -1,9 +1,11 @@
 // A loaded model: spec and weights. Immutable after load and safe to share between threads and decoders.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -62,9 +64,18 @@ enum class WeightDType : uint8_t { automatic, f32, bf16, f16, i8, i4 };
 struct LoadOptions {
   WeightDType dtype = WeightDType::automatic;
   int group = 32;        // i8, i4: columns that share a scale: 32, 64 or 128
+  std::string adapter;   // directory of a LoRA adapter to be merged; empty: none
+  bool bind_only = false;  // check everything and plan, convert nothing: weights must not be read, weight_bytes() tells what they would take
   Team* team = nullptr;  // converts in parallel; null: this thread alone
   /// Called now and then while converting, with bytes done and in all; may be empty.
   std::function<void(uint64_t done, uint64_t total)> progress;
+};
+
+/// Matrices of a foreign quantized format that became one of our formats, and what that cost: relative RMS error is
+/// sqrt(squared_error / squared_sum), over a sixteenth of the rows.
+struct ImportedWeights {
+  int n_matrices = 0;
+  double squared_error = 0, squared_sum = 0;
 };
 
 /// One line of `inspect`'s list of tensors.
@@ -96,6 +107,10 @@ class Model {
   /// Weight bytes read to decode one token (active experts only).
   uint64_t active_bytes() const { return active_bytes_; }
   std::vector<TensorInfo> tensors() const;
+  /// The foreign format of the checkpoint ("gptq"), empty if it has none; and what became of its matrices, by kernel format.
+  int n_adapted() const { return n_adapted_; }  // matrices that an adapter changed
+  const std::string& import_format() const { return import_format_; }
+  std::span<const ImportedWeights> imported() const { return imported_; }
   /// Names of the families that can be loaded, for messages.
   static std::vector<std::string> architectures();
 
@@ -109,6 +124,9 @@ class Model {
   std::vector<Buffer> owned_;  // vectors widened to float32, converted matrices
   uint64_t n_parameters_ = 0, n_active_parameters_ = 0, mapped_bytes_ = 0, owned_bytes_ = 0, active_bytes_ = 0;
   bool quantized_ = false;
+  int n_adapted_ = 0;
+  std::string import_format_;
+  std::array<ImportedWeights, kernels::n_formats> imported_;
 };
 
 }  // namespace engine

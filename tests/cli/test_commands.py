@@ -18,7 +18,7 @@ class Usage(Case):
     def test_help(self):
         general = self.succeeds(engine("--help")).out
         self.assertEqual(general, self.succeeds(engine("help")).out)
-        commands = ["chat", "generate", "inspect", "perplexity", "tokenize", "detokenize", "template", "logits", "version"]
+        commands = ["chat", "generate", "inspect", "check", "perplexity", "tokenize", "detokenize", "template", "logits", "version"]
         for command in commands:
             self.assertIn("\n  " + command + " ", general)
             text = self.succeeds(engine(command, "--help")).out
@@ -366,6 +366,132 @@ class Inspect(Case):
         for word in ("LlamaForCausalLM", "parameters", "context", "4096", "KV cache", "scratch", "fits", "tokenizer_config.json"):
             self.assertIn(word, text)
         self.assertIn("chat template none", " ".join(self.succeeds(engine("inspect", model("bare", tokenizer=False))).out.split()))
+
+
+DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data")
+
+
+class Check(Case):
+    def report(self, directory, *flags):
+        result = engine("check", directory, "--json", *flags)
+        answer = json.loads(result.out)
+        self.assertEqual(result.code, 0 if answer["ok"] else 1, result)
+        self.assertEqual([part["part"] for part in answer["parts"]], ["tensors", "values", "tokenizer", "template", "settings", "forward pass"])
+        return {part["part"]: part for part in answer["parts"]}
+
+    def wrong(self, directory, part, *words):
+        """Exactly this part is wrong; and the text form says the same."""
+        parts = self.report(directory)
+        self.assertEqual([name for name in parts if parts[name]["verdict"] == "wrong"], [part])
+        for word in words:
+            self.assertIn(word, parts[part]["text"])
+        result = engine("check", directory)
+        self.assertEqual(result.code, 1)
+        self.assertIn("\nwrong  " + part + ": " if part != "tensors" else "wrong  tensors: ", result.out)
+        return parts[part]
+
+    def test_good(self):
+        parts = self.report(model())
+        self.assertEqual({part["verdict"] for part in parts.values()}, {"ok"})
+        self.assertIn("9 of 9 texts", parts["tokenizer"]["text"])
+        self.assertIn("all numbers of 12 float tensors are finite", parts["values"]["text"])
+        result = self.succeeds(engine("check", model(), "--dtype", "int8", "-q"))
+        self.assertEqual([line.split()[0] for line in result.out.splitlines()], ["ok"] * 6)
+
+    def test_base_model(self):
+        parts = self.report(model("no-template", template=None))
+        self.assertEqual(parts["template"]["verdict"], "none")
+        self.assertIn("--chat-template", parts["template"]["hint"])
+
+    def test_wrong(self):
+        self.wrong(model("check-bare", tokenizer=False), "tokenizer", "no tokenizer.json")
+        self.wrong(model("check-eos", generation_config={"eos_token_id": 300}), "settings", "300")
+        self.wrong(model("check-setting", generation_config={"temperature": "warm"}), "settings", "temperature")
+        self.wrong(model("check-mute", template="{{ 'Hello' }}"), "template", "leaves out what user says")
+        self.wrong(model("check-syntax", template="{% if %}"), "template", "chat_template")
+        self.assertIn("fetch it again", self.wrong(self.damaged("check-nan", b"\x00\x00\xc0\x7f"), "values", "model.norm.weight has 1")["hint"])
+
+    def damaged(self, name, value):
+        """The last norm's first number replaced: the norm's row is followed by the output matrix, so that only a part of the logits suffers."""
+        path = tiny_model.write(os.path.join(HERE, name))
+        file = os.path.join(path, "model.safetensors")
+        with open(file, "rb") as f:
+            data = bytearray(f.read())
+        size = struct.unpack("<Q", data[:8])[0]
+        at = 8 + size + json.loads(data[8:8 + size])["model.norm.weight"]["data_offsets"][0]
+        data[at:at + 4] = value
+        with open(file, "wb") as f:
+            f.write(data)
+        return path
+
+    def test_a_model_that_cannot_be_loaded(self):
+        parts = self.report(model("check-layers", num_hidden_layers=2))
+        self.assertIn("model.layers.1.", parts["tensors"]["text"])
+        self.assertEqual([parts[p]["verdict"] for p in ("tensors", "values", "tokenizer", "template", "forward pass")],
+                         ["wrong", "ok", "ok", "ok", "none"])
+        self.fails(engine("check", "no-such-model"), 1, "no-such-model")
+
+    def test_a_tokenizer_with_more_ids_than_the_model(self):
+        path = tiny_model.write(os.path.join(HERE, "check-ids"))
+        file = os.path.join(path, "tokenizer.json")
+        with open(file) as f:
+            tokenizer = json.load(f)
+        tokenizer["added_tokens"][-1]["id"] = 400
+        with open(file, "w") as f:
+            json.dump(tokenizer, f)
+        self.assertIn("another model", self.wrong(path, "tokenizer", "ids up to 400", "259 rows")["hint"])
+
+    def test_quantized(self):
+        result = engine("check", os.path.join(DATA, "quantized", "gptq-4bit"))
+        self.assertEqual(result.code, 1)  # these have no tokenizer
+        self.assertIn("ok     tensors: 32 tensors", result.out)
+        self.assertIn("gptq: 7 matrices as int4, bit for bit\n", result.err)
+
+
+class Foreign(Case):
+    def test_what_became_of_the_weights_is_told(self):
+        ids = os.path.join(DATA, "quantized", "awq", "reference.safetensors")
+        for name, flags, told in (("awq", [], "awq: 7 matrices as int8, bit for bit\n"),
+                                  ("bnb-nf4-double", [], r"bitsandbytes: 7 matrices as bfloat16, relative RMS error 0.001\d\n"),
+                                  ("fp8-block", ["--dtype", "int8"], r"fp8: 7 matrices as int8, relative RMS error 0.00\d+\n"),
+                                  ("fp8-block", ["-q"], "")):
+            out = os.path.join(HERE, "logits.safetensors")
+            result = self.succeeds(engine("logits", os.path.join(DATA, "quantized", name), "--input", ids, "--output", out, *flags))
+            self.assertRegex(result.err, "^" + told + "$")
+
+    def test_inspect(self):
+        path = os.path.join(DATA, "quantized", "gptq-4bit")
+        answer = self.json(engine("inspect", path, "--json"))
+        self.assertEqual(answer["quantization"], "gptq")
+        self.assertEqual(answer["parameters"], 64 * 64 + 64 * (64 + 32 + 32 + 64) + 3 * 96 * 64 + 3 * 64)
+        wide = self.json(engine("inspect", path, "--json", "--dtype", "float32"))
+        self.assertGreater(wide["plan"]["weights_bytes"], 4 * answer["parameters"] - 1)
+        self.assertLess(answer["plan"]["weights_bytes"], 40000)
+        self.assertIn("gptq", self.succeeds(engine("inspect", path)).out)
+        self.assertIsNone(self.json(engine("inspect", model(), "--json"))["quantization"])
+
+
+class Adapters(Case):
+    def test_merged(self):
+        base, adapter = os.path.join(DATA, "models", "llama-untied"), os.path.join(DATA, "adapters", "plain")
+        outs = []
+        for flags in ([], ["--adapter", adapter]):
+            out = os.path.join(HERE, "logits.safetensors")
+            ids = os.path.join(adapter, "reference.safetensors")
+            result = self.succeeds(engine("logits", base, "--input", ids, "--output", out, *flags))
+            self.assertEqual(result.err, "adapter: 6 matrices changed\n" if flags else "")
+            with open(out, "rb") as f:
+                outs.append(f.read())
+        self.assertNotEqual(*outs)
+
+    def test_every_command_that_loads_a_model_takes_it(self):
+        missing = os.path.join(HERE, "no-adapter")
+        text = write_file("adapter.txt", "abcabcabc")
+        for command in (["chat", model()], ["generate", model(), "-p", "x"], ["serve", model(), "--port", "0"], ["inspect", model()],
+                        ["perplexity", model(), text], ["bench", model()],
+                        ["logits", model(), "--input", os.path.join(DATA, "adapters", "plain", "reference.safetensors"), "--output", "x"]):
+            self.fails(engine(*command, "--adapter", missing), 1, "no-adapter", "adapter_config.json")
+        self.assertIn("adapter_config.json", engine("check", model(), "--adapter", missing).out)
 
 
 class Tokens(Case):

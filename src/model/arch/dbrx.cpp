@@ -29,9 +29,10 @@ void parse_dbrx(const ConfigReader& config, ModelSpec& spec) {
   spec.norm = NormKind::layer;
   spec.norm_eps = 1e-5f;  // torch's LayerNorm default; not in the config
   spec.clip_qkv = static_cast<float>(attention.positive_or("clip_qkv", 0));
-  // Weights of the chosen experts are divided by their p-norm; 1 is the default, and what has been published.
+  // Weights of the chosen experts are divided by their p-norm; 1 is the default, and what has been published. null: not divided.
   if (ffn.has("moe_normalize_expert_weights")) ffn.only("moe_normalize_expert_weights", Json(1.0));
-  spec.moe.normalize_topk = true;
+  const auto norm = ffn.json().find("moe_normalize_expert_weights");
+  spec.moe.normalize_topk = norm == ffn.json().end() || !norm->is_null();
 }
 
 void bind_dbrx(Binder& b, const ConfigReader&) {

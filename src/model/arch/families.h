@@ -7,6 +7,9 @@ namespace engine {
 
 void parse_llama(const ConfigReader& config, ModelSpec& spec);
 void parse_mistral(const ConfigReader& config, ModelSpec& spec);
+/// The window of Qwen's families counts only with use_sliding_window; 0: off. (Qwen2.5 configs carry a sliding_window that is switched off:
+/// honouring it would change every answer longer than it.) Which layers slide differs from one to the next.
+int parse_qwen_window(const ConfigReader& config);
 void parse_qwen2(const ConfigReader& config, ModelSpec& spec);
 void parse_qwen3(const ConfigReader& config, ModelSpec& spec);
 void parse_mixtral(const ConfigReader& config, ModelSpec& spec);

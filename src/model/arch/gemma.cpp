@@ -15,6 +15,7 @@ void parse_gemma(const ConfigReader& config, ModelSpec& spec) {
   if (!config.has("tie_word_embeddings")) usual["tie_word_embeddings"] = true;
   const ConfigReader c(usual, config.path());
   parse_common(c, spec);
+  config.only("use_bidirectional_attention", false);  // an embedding model
   if (spec.d_ff == 0) config.fail("intermediate_size", "a whole number above 0");
   spec.norm_plus_one = true;
   spec.post_norm = true;

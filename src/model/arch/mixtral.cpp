@@ -1,4 +1,6 @@
 // Mixture-of-experts models with Llama's attention: Mixtral, Qwen2-MoE (with a shared expert), Qwen3-MoE.
+#include <algorithm>
+
 #include "model/arch/families.h"
 #include "model/binder.h"
 
@@ -68,7 +70,12 @@ void bind_mixtral(Binder& b, const ConfigReader&) {
 }
 
 void parse_qwen2_moe(const ConfigReader& config, ModelSpec& spec) {
-  parse_qwen2(config, spec);
+  parse_llama(config, spec);
+  const int window = parse_qwen_window(config);
+  if (window > 0 && !parse_layer_types(config, spec, window)) {  // every second layer, up to max_window_layers (Qwen2MoeConfig)
+    const int64_t end = std::min<int64_t>(spec.n_layers, config.integer_or("max_window_layers", 28, 0, 1 << 20));
+    for (int64_t i = 0; i < end; i += 2) spec.layers[i].window = window;
+  }
   parse_qwen_moe(config, spec);
   spec.moe.d_shared = static_cast<int>(config.integer("shared_expert_intermediate_size", 1, 1 << 20));
   spec.moe.shared_gate = true;
@@ -80,7 +87,9 @@ void bind_qwen2_moe(Binder& binder, const ConfigReader& config) {
 }
 
 void parse_qwen3_moe(const ConfigReader& config, ModelSpec& spec) {
-  parse_qwen3(config, spec);
+  parse_llama(config, spec);
+  spec.qk_norm = QkNorm::per_head;
+  for (LayerSpec& layer : spec.layers) layer.window = parse_qwen_window(config);  // all of them, whatever else the file says
   parse_qwen_moe(config, spec);
 }
 

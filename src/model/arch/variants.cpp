@@ -28,9 +28,6 @@ void parse_smollm3(const ConfigReader& config, ModelSpec& spec) {
   const Json json = with_defaults(config, {{"tie_word_embeddings", true}, {"rope_theta", 2e6}});
   const ConfigReader c(json, config.path());
   parse_llama(c, spec);
-  if (c.boolean_or("use_sliding_window", false)) {
-    parse_layer_types(c, spec, static_cast<int>(c.integer_or("sliding_window", 0, 1, 1 << 30)));
-  }
   if (c.has("no_rope_layers")) {
     const std::vector<double> rotary = c.numbers("no_rope_layers");  // despite its name: 1 where there is rope
     if (rotary.size() != static_cast<size_t>(spec.n_layers)) c.fail("no_rope_layers", "a number for each layer");
@@ -39,6 +36,9 @@ void parse_smollm3(const ConfigReader& config, ModelSpec& spec) {
     const int64_t interval = c.integer_or("no_rope_layer_interval", 4, 1, 1 << 20);
     for (int i = 0; i < spec.n_layers; ++i) spec.layers[i].rope = (i + 1) % interval != 0 ? 0 : -1;
   }
+  const int window = c.boolean_or("use_sliding_window", false) ? static_cast<int>(c.integer_or("sliding_window", 0, 1, 1 << 30)) : 0;
+  if (window == 0 || parse_layer_types(c, spec, window)) return;
+  for (LayerSpec& layer : spec.layers) layer.window = layer.rope < 0 ? window : 0;  // where there is no position embedding (SmolLM3Config)
 }
 
 // --- Granite 3: four constant factors; the MoE version stacks its experts -------------------------------------------------
