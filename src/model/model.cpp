@@ -105,7 +105,7 @@ std::shared_ptr<const Model> Model::load(const std::string& directory, const Loa
   Binder binder(*model, *model->checkpoint_, options, importer.get());
   family.bind(binder, config);
   binder.finish();
-  if (model->spec_.tied_embeddings) model->weights_.output.w = model->weights_.embedding;
+  if (!model->weights_.output) model->weights_.output.w = model->weights_.embedding;  // tied
   model->n_active_parameters_ = sum_active(model->spec_, model->weights_, matrix_elements);
   model->active_bytes_ = sum_active(model->spec_, model->weights_, matrix_bytes);
   return model;

@@ -42,6 +42,8 @@ ConfigReader quantization_config(const ConfigReader& config);
 
 // --- one file each -----------------------------------------------------------------------------------------------------------------
 
+std::unique_ptr<Importer> make_pack_quantized(const ConfigReader& quantization);
+std::unique_ptr<Importer> make_int_quantized(const ConfigReader& quantization);
 std::unique_ptr<Importer> make_fp8(const ConfigReader& quantization);
 std::unique_ptr<Importer> make_fbgemm_fp8(const ConfigReader& quantization);
 

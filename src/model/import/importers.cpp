@@ -8,6 +8,8 @@ namespace engine {
 
 std::span<const ImportFormat> import_formats() {
   static constexpr ImportFormat table[] = {
+      {"compressed-tensors", "pack-quantized", make_pack_quantized},
+      {"compressed-tensors", "int-quantized", make_int_quantized},
       {"fp8", nullptr, make_fp8},
       {"fbgemm_fp8", nullptr, make_fbgemm_fp8},
       {"mxfp4", nullptr, nullptr},
