@@ -15,6 +15,7 @@ int run_tokenize(const Options& options);
 int run_detokenize(const Options& options);
 int run_template(const Options& options);
 int run_bench(const Options& options);
+int run_quantize(const Options& options);
 int run_logits(const Options& options);
 int run_version(const Options& options);
 

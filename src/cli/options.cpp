@@ -13,11 +13,11 @@ namespace {
 
 enum CommandBit : uint32_t {
   in_chat = 1, in_generate = 2, in_inspect = 4, in_perplexity = 8, in_tokenize = 16, in_detokenize = 32, in_template = 64,
-  in_logits = 128, in_version = 256, in_serve = 512, in_bench = 1024, in_check = 2048
+  in_logits = 128, in_version = 256, in_serve = 512, in_bench = 1024, in_check = 2048, in_quantize = 4096
 };
 constexpr uint32_t generating = in_chat | in_generate;
 constexpr uint32_t computing = generating | in_serve | in_perplexity | in_logits | in_bench | in_check;
-constexpr uint32_t with_model = computing | in_inspect | in_tokenize | in_detokenize | in_template;
+constexpr uint32_t with_model = computing | in_inspect | in_quantize | in_tokenize | in_detokenize | in_template;
 
 constexpr char model_help[] = "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n";
 constexpr char model_settings_help[] =
@@ -53,6 +53,10 @@ const std::vector<Command>& command_table() {
        "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n", true, false, false, 1, run_template},
       {"bench", in_bench, "measure prefill and decode speed against the machine's limits", "bench MODEL [-p 512] [-n 128] [-r 3] [options]",
        model_help, true, true, false, 0, run_bench},
+      {"quantize", in_quantize, "write a model in int8 or int4", "quantize MODEL OUT --dtype int8|int4 [options]",
+       "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n"
+       "OUT\tthe directory to write, in the compressed-tensors layout; it must not exist\n",
+       true, true, false, 1, run_quantize},
       {"logits", in_logits, "compute the logits of token ids", "logits MODEL --input F.safetensors --output G.safetensors", model_help, true,
        true, false, 0, run_logits},
       {"version", in_version, "version, compiler, instruction sets, threads", "version [--json]", "", false, false, false, 0, run_version},
@@ -72,6 +76,13 @@ int64_t parse_count(const std::string& text, const char* flag, int64_t low, int6
   if (error != std::errc{} || end != text.data() + text.size() || value < low || value > high) {
     bad_value(flag, "a whole number from " + std::to_string(low) + " to " + std::to_string(high), text);
   }
+  return value;
+}
+
+double parse_bits(const std::string& text) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || !(value >= 4 && value <= 8.5)) bad_value("--bits", "a number from 4 to 8.5", text);
   return value;
 }
 
@@ -97,6 +108,7 @@ constexpr Named<DTypeChoice> dtype_names[] = {{"auto", DTypeChoice::automatic},
                                               {"float16", DTypeChoice::float16},
                                               {"int8", DTypeChoice::int8},
                                               {"int4", DTypeChoice::int4}};
+constexpr Named<DTypeChoice> quantized_names[] = {{"int8", DTypeChoice::int8}, {"int4", DTypeChoice::int4}};
 constexpr Named<int> group_names[] = {{"32", 32}, {"64", 64}, {"128", 128}};
 constexpr Named<KvDTypeChoice> kv_dtype_names[] = {
     {"float32", KvDTypeChoice::float32}, {"bfloat16", KvDTypeChoice::bfloat16}, {"int8", KvDTypeChoice::int8}};
@@ -130,7 +142,7 @@ void set_path(Options& options, const std::string& value) {
 struct Row {
   const char* name;    // "--threads"
   const char* letter;  // "-t", or null
-  const char* value;   // "N"; null: a flag
+  const char* value;   // "N"; "[FILE]": may be left out; null: a flag
   uint32_t commands;
   const char* help;
   Apply apply;
@@ -204,6 +216,18 @@ const Row rows[] = {
      [](Options& o, const std::string& v) { o.ctx = parse_count(v, "--ctx", 1, INT64_C(1) << 40); }},
     {"--mem", nullptr, "SIZE", generating | in_serve | in_inspect, "hard limit for weights, KV cache and scratch together (4G, 512M)",
      [](Options& o, const std::string& v) { o.mem_bytes = parse_size(v, "--mem"); }},
+    {"--dtype", nullptr, "TYPE", in_quantize, "int8 or int4",
+     [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", quantized_names); }},
+    {"--calibrate", nullptr, "[FILE]", in_quantize, "make up for rounding errors, with a text like those the model will see; without FILE with the model's own samples",
+     [](Options& o, const std::string& v) { o.calibrate = v; }},
+    {"--bits", nullptr, "B", in_quantize, "with --calibrate and int4: bits a weight on the whole, scales included (4.6); more go to where they are worth the most",
+     [](Options& o, const std::string& v) { o.bits = parse_bits(v); }},
+    {"--calibration-tokens", nullptr, "N", in_quantize, "how much of FILE or of samples to use (default: 16384)",
+     [](Options& o, const std::string& v) { o.calibration_tokens = parse_count(v, "--calibration-tokens", 64, 1 << 24); }},
+    {"--keep-output", nullptr, nullptr, in_quantize, "leave the output matrix as it is (default: int8, and no longer tied to the embedding)",
+     set_flag<&Options::keep_output>},
+    {"--shard-size", nullptr, "SIZE", in_quantize, "largest file of weights (default: 5G)",
+     [](Options& o, const std::string& v) { o.shard_bytes = parse_size(v, "--shard-size"); }},
     {"--dtype", nullptr, "TYPE", computing | in_inspect, "weights in memory: auto (as in the file), float32, bfloat16, float16, int8 or int4",
      [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", dtype_names); }},
     {"--load-in-8bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int8",
@@ -211,13 +235,13 @@ const Row rows[] = {
     {"--load-in-4bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int4",
      [](Options& o, const std::string&) { o.dtype = DTypeChoice::int4; }},
     {"--adapter", nullptr, "DIR", computing | in_inspect, "LoRA adapter (PEFT) to merge into the weights", set_path<&Options::adapter>},
-    {"--group-size", nullptr, "G", computing | in_inspect, "int8 and int4: columns that share a scale: 32, 64 or 128 (default: 32)",
+    {"--group-size", nullptr, "G", computing | in_inspect | in_quantize, "int8 and int4: columns that share a scale: 32, 64 or 128 (default: 32)",
      [](Options& o, const std::string& v) { o.group_size = parse_name(v, "--group-size", group_names); }},
     {"--kv-dtype", nullptr, "TYPE", computing | in_inspect, "keys and values in memory: float32, bfloat16 or int8 (default: float32; bfloat16 beside int8 or int4 weights)",
      [](Options& o, const std::string& v) { o.kv_dtype = parse_name(v, "--kv-dtype", kv_dtype_names); }},
-    {"--threads", "-t", "N", computing | in_version, "threads (default: the physical cores this process may use)",
+    {"--threads", "-t", "N", computing | in_quantize | in_version, "threads (default: the physical cores this process may use)",
      [](Options& o, const std::string& v) { o.n_threads = static_cast<int>(parse_count(v, "--threads", 1, 1024)); }},
-    {"--isa", nullptr, "NAME", computing | in_version, "instruction set; `engine version` lists them (also: ENGINE_ISA)",
+    {"--isa", nullptr, "NAME", computing | in_quantize | in_version, "instruction set; `engine version` lists them (also: ENGINE_ISA)",
      set_text<&Options::isa>},
     {"--revision", nullptr, "REV", with_model, "branch or commit of a Hub id (default: main)", set_text<&Options::revision>},
     {"--prompt-tokens", "-p", "N", in_bench, "tokens of the prompt (default: 512)",
@@ -226,7 +250,7 @@ const Row rows[] = {
      [](Options& o, const std::string& v) { o.bench_tokens = parse_count(v, "--new-tokens", 1, 1 << 20); }},
     {"--runs", "-r", "N", in_bench, "runs, of which the median counts (default: 3)",
      [](Options& o, const std::string& v) { o.bench_runs = parse_count(v, "--runs", 1, 1000); }},
-    {"--json", nullptr, nullptr, in_generate | in_inspect | in_perplexity | in_version | in_bench | in_check, "JSON on stdout", set_flag<&Options::json>},
+    {"--json", nullptr, nullptr, in_generate | in_inspect | in_perplexity | in_version | in_bench | in_check | in_quantize, "JSON on stdout", set_flag<&Options::json>},
     {"--quiet", "-q", nullptr, with_model, "no progress, timings or warnings", set_flag<&Options::quiet>},
 };
 
@@ -259,8 +283,11 @@ void sort_arguments(const Command& command, const std::vector<std::string>& argu
     const Row* row = find_row(name, command.bit);
     for_parser->push_back(row != nullptr && row->value != nullptr ? name : argument);
     if (row == nullptr || row->value == nullptr) continue;
+    const bool optional = row->value[0] == '[';
     if (equals != std::string::npos) {
       for_parser->push_back(argument.substr(equals + 1));
+    } else if (optional && (i + 1 == arguments.size() || arguments[i + 1].rfind("--", 0) == 0 || find_row(arguments[i + 1], command.bit) != nullptr)) {
+      for_parser->emplace_back();
     } else if (i + 1 < arguments.size()) {
       for_parser->push_back(arguments[++i]);
     }

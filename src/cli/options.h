@@ -59,6 +59,11 @@ struct Options {
   bool jsonl = false;                  // tokenize, detokenize, template
   std::string template_file, context_file;
   std::string input, output;           // logits
+  std::optional<std::string> calibrate;  // quantize: FILE; empty: the model's own samples
+  double bits = 0;
+  int64_t calibration_tokens = 16384;
+  bool keep_output = false;
+  std::optional<uint64_t> shard_bytes;
   int64_t bench_prompt = 512, bench_tokens = 128, bench_runs = 3;
   int parallel = 0;                    // serve: sequences side by side; 0: the default
   server::ServerOptions server;        // serve: its own

@@ -109,6 +109,9 @@ void Binder::matrix(kernels::Matrix& out, const std::string& name, int64_t n_row
   const Shape stored = rows.stored.empty() ? Shape{n_rows, n_cols} : rows.stored;
   const bool imported = importer_ != nullptr && importer_->holds(*this, name), adapted = adapter_ != nullptr && adapter_->has(name);
   const TensorView* t = imported ? nullptr : expect(name, stored);
+  if (options_.bound != nullptr) {
+    options_.bound->push_back({&out, name, rows.first, rows.step, precision == Precision::output, precision == Precision::exact, {}});
+  }
   if (!imported && !adapted) {
     if (t != nullptr) matrix(out, stored_rows(*t, rows.first, n_rows, rows.step), n_rows, n_cols, precision);
     return;
@@ -185,8 +188,17 @@ void Binder::norm(NormWeights& out, const std::string& prefix, int64_t n, bool b
 void Binder::ends(const std::string& embedding, const std::string& output) {
   const int64_t vocab = spec().vocab_size, d = spec().d_model;
   const bool tied = spec().tied_embeddings;
-  matrix(weights().embedding, embedding + ".weight", vocab, d, {}, tied ? Precision::output : Precision::exact);
-  if (!tied) linear(weights().output, output, vocab, d, false, {}, Precision::output);
+  const std::string name = embedding + ".weight";
+  // Rows are looked up as they are stored, a few at a time. Where the output matrix is quantized it is a matrix of its own, tied or not.
+  const uint64_t n_parameters = model_.n_parameters_;
+  matrix(weights().embedding, name, vocab, d, {}, tied && options_.dtype < WeightDType::i8 ? Precision::output : Precision::exact);
+  if (!tied) {
+    linear(weights().output, output, vocab, d, false, {}, Precision::output);
+  } else if (options_.dtype >= WeightDType::i8) {
+    model_.n_parameters_ = n_parameters;  // counted once
+    matrix(weights().output.w, name, vocab, d, {}, Precision::output);
+  }
+  if (options_.bound != nullptr) options_.bound->back().output_tensor = output + ".weight";
 }
 
 /// Packed blocks [begin, end) of a quantized matrix.
@@ -256,15 +268,15 @@ bool Binder::convert(const Conversion& job) {
   return fits;
 }
 
-/// What an imported matrix became, and how far from what was stored, by one row in sixteen.
+/// What an imported matrix became, and how far from what was stored, by one row in sixteen; fewer where integers went in as they are.
 void Binder::measure(const Conversion& job) {
   const kernels::Matrix& m = *job.out;
-  const int64_t n = (m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
+  const int64_t step = job.as_stored ? 16 * kernels::pack_rows : kernels::pack_rows, n = (m.n_rows + step - 1) / step;
   std::vector<Deviation> rows(static_cast<size_t>(n));
   const auto work = [&](int64_t begin, int64_t end) {
     std::vector<float> wanted(static_cast<size_t>(m.n_cols)), got(wanted.size());
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i * kernels::pack_rows;
+      const int64_t row = i * step;
       job.source->read_row(row, wanted.data());
       kernels::table().get_row(m, row, got.data());
       Deviation& d = rows[static_cast<size_t>(i)];

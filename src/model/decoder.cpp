@@ -324,7 +324,7 @@ void Decoder::Impl::attend_segments(const AttentionUnit& unit, int layer, int fi
 
 void Decoder::Impl::finish_unit(const AttentionUnit& unit, int layer, const AttentionPart& part) {
   const int g = group(), d = spec.d_head;
-  const float* sinks = model.weights().layers[layer].sinks;
+  const float* sinks = layer_weights(layer).sinks;
   for (int i = 0; i < unit.n_tokens; ++i) {
     const AttentionPart token_part{part.max + i * g, part.sum + i * g, part.value + int64_t{i} * g * d};
     const int64_t token = unit.first_token + i, begin = int64_t{unit.kv_head} * g * d;
@@ -376,9 +376,10 @@ void Decoder::Impl::attend(Worker& w, int layer) {
 }
 
 void Decoder::Impl::attention_block(Worker& w, int layer) {
-  const LayerWeights& weights = model.weights().layers[layer];
+  const LayerWeights& weights = layer_weights(layer);
   const int64_t n = n_tokens(), d = spec.d_model;
   const LinearTask qkv[] = {{&weights.wq, &h, q, q_width}, {&weights.wk, &h, k, kv_width}, {&weights.wv, &h, v, kv_width}};
+  observe(w, weights.wq, h.f, n);
   linears(w, qkv, n, [](int64_t, int64_t) {});
   w.for_chunks(n, 1, [&](int64_t t, int64_t) { position_and_store(spec.layers[layer], weights, layer, t); });
   attend(w, layer);
@@ -386,6 +387,7 @@ void Decoder::Impl::attention_block(Worker& w, int layer) {
     // Groups of columns straddle kv heads, so they could not be quantized head by head.
     w.for_chunks(n, 1, [&](int64_t t, int64_t) { quantize(attention, t, 0, q_width); });
   }
+  observe(w, weights.wo, attention.f, n);
   leave_block(w, weights.wo, attention, weights.attn_post_norm);
 }
 
@@ -442,9 +444,11 @@ ActRows Decoder::Impl::gated_product(Worker& w, const Linear& wg, const Linear& 
 }
 
 void Decoder::Impl::feed_forward(Worker& w, int layer) {
-  const LayerWeights& weights = model.weights().layers[layer];
+  const LayerWeights& weights = layer_weights(layer);
   if (!spec.layers[layer].moe) {
+    observe(w, weights.w_up, h.f, n_tokens());
     const ActRows inner = gated_product(w, weights.w_gate, weights.w_up, weights.w_down);
+    observe(w, weights.w_down, inner.f, n_tokens());
     leave_block(w, weights.w_down, inner, weights.ffn_post_norm);
     return;
   }
@@ -474,13 +478,48 @@ void Decoder::Impl::output(Worker& w) {
 void Decoder::Impl::run(Worker& w) {
   embed(w);
   for (int layer = 0; layer < spec.n_layers; ++layer) {
-    const LayerWeights& weights = model.weights().layers[layer];
+    const LayerWeights& weights = layer_weights(layer);
     enter_block(w, weights.attn_norm);
     attention_block(w, layer);
     if (!spec.parallel_block) enter_block(w, weights.ffn_norm);
     feed_forward(w, layer);
   }
   output(w);
+}
+
+/// Shows what a matrix is about to be multiplied with, while all threads wait.
+void Decoder::Impl::observe(Worker& w, const Linear& linear, const float* rows, int64_t n_rows) {
+  if (partial == nullptr || partial->observe == nullptr) return;
+  if (w.index() == 0) (*partial->observe)(linear, rows, n_rows);
+  w.barrier();
+}
+
+void Decoder::Impl::run_parts(Worker& w) {
+  const PartialRun& run = *partial;
+  const size_t x_bytes = sizeof(float) * static_cast<size_t>(n_tokens() * spec.d_model);
+  embed(w);
+  if (run.x_in != nullptr && w.index() == 0) std::memcpy(x, run.x_in, x_bytes);
+  w.barrier();
+  for (int layer = run.first_layer; layer < run.end_layer; ++layer) {
+    const LayerWeights& weights = layer_weights(layer);
+    const bool first = run.part != LayerPart::feed_forward_input && run.part != LayerPart::feed_forward;
+    if (first || spec.parallel_block) enter_block(w, weights.attn_norm);
+    if (run.part == LayerPart::attention_input) observe(w, weights.wq, h.f, n_tokens());
+    if (run.part == LayerPart::attention || run.part == LayerPart::all) attention_block(w, layer);
+    if (run.part == LayerPart::attention || run.part == LayerPart::attention_input) continue;
+    if (!spec.parallel_block) enter_block(w, weights.ffn_norm);
+    if (run.part == LayerPart::feed_forward_input && !spec.layers[layer].moe) observe(w, weights.w_up, h.f, n_tokens());
+    else feed_forward(w, layer);
+  }
+  if (run.x_out != nullptr && w.index() == 0) std::memcpy(run.x_out, x, x_bytes);
+  if (run.logits) output(w);
+}
+
+void Decoder::Impl::run_partial(std::span<const BatchItem> batch, const PartialRun& run) {
+  plan(batch);
+  partial = &run;
+  team.run([this](Worker& w) { run_parts(w); });
+  partial = nullptr;
 }
 
 void Decoder::Impl::forward(std::span<const BatchItem> batch) {
@@ -501,6 +540,11 @@ Decoder::~Decoder() = default;
 void Decoder::forward(std::span<const BatchItem> batch) {
   impl_->forward(batch);
   n_logit_rows_ = static_cast<int>(impl_->logit_tokens.size());
+}
+
+void Decoder::run_partial(std::span<const BatchItem> batch, const PartialRun& run) {
+  impl_->run_partial(batch, run);
+  n_logit_rows_ = run.logits ? static_cast<int>(impl_->logit_tokens.size()) : 0;
 }
 
 std::span<float> Decoder::logits(int row) {

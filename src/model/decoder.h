@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -24,6 +25,26 @@ struct BatchItem {
   int64_t known_length = 0;
 };
 
+/// Parts of the forward pass, for calibration, which changes weights between them.
+enum class LayerPart : uint8_t {
+  attention_input,     // nothing is computed but what the first matrices read
+  attention,           // with its residual sum
+  feed_forward_input,
+  feed_forward,        // with its residual sum
+  all,
+};
+
+struct PartialRun {
+  int first_layer = 0, end_layer = 0;  // one layer, unless `part` is all
+  LayerPart part = LayerPart::all;
+  const LayerWeights* layers = nullptr;  // [n_layers] in place of the model's; null: the model's. In its formats, or float
+  const float* x_in = nullptr;         // [tokens of the batch, d_model] the residual stream; null: from the embedding
+  float* x_out = nullptr;              // the same afterwards; may be x_in; null: not wanted
+  bool logits = false;                 // the batch's logits too
+  /// Called once for each set of matrices that read the same rows, with one of the set (q, up or an expert's up; o; down). May be null.
+  const std::function<void(const Linear& linear, const float* rows, int64_t n_rows)>* observe = nullptr;
+};
+
 /// Scratch memory and threads for forward passes over one model. Not thread-safe; several decoders may share a Model.
 class Decoder {
  public:
@@ -38,6 +59,9 @@ class Decoder {
   /// Computes the batch, stores keys and values and advances each kv. A sequence may appear once in a batch. Allocates nothing.
   /// Logits rows follow the items' order: `last` gives one row, `all` one a token.
   void forward(std::span<const BatchItem> batch);
+
+  /// Some layers of a forward pass. The sequences do not advance, so that it can be done again.
+  void run_partial(std::span<const BatchItem> batch, const PartialRun& run);
 
   /// Row `row` of the last forward: [vocab_size], writable (processors work in place), valid until the next forward.
   std::span<float> logits(int row);

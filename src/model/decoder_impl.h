@@ -44,6 +44,7 @@ struct Decoder::Impl {
   Impl(const Model& model, Team& team, int max_tokens, int max_logit_rows);
 
   void forward(std::span<const BatchItem> batch);
+  void run_partial(std::span<const BatchItem> batch, const PartialRun& run);
 
   const Model& model;
   const ModelSpec& spec;
@@ -97,7 +98,14 @@ struct Decoder::Impl {
   int32_t max_segments = 0;
   Buffer parts;
 
+  const PartialRun* partial = nullptr;  // calibration is at work
+
  private:
+  const LayerWeights& layer_weights(int layer) const {
+    return (partial != nullptr && partial->layers != nullptr ? partial->layers : model.weights().layers.data())[layer];
+  }
+  void observe(Worker& w, const Linear& linear, const float* rows, int64_t n_rows);
+  void run_parts(Worker& w);
   void plan(std::span<const BatchItem> batch);
   void run(Worker& w);
   void embed(Worker& w);

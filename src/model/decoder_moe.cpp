@@ -73,7 +73,7 @@ void Decoder::Impl::combine(const LayerWeights& weights, int64_t token) {
 }
 
 void Decoder::Impl::experts(Worker& w, int layer) {
-  const LayerWeights& weights = model.weights().layers[layer];
+  const LayerWeights& weights = layer_weights(layer);
   const MoeSpec& moe = spec.moe;
   const int64_t n = n_tokens(), d = spec.d_model, width = moe.d_expert;
 
@@ -90,6 +90,11 @@ void Decoder::Impl::experts(Worker& w, int layer) {
     }
   });
 
+  const auto observe_experts = [&](Linear ExpertWeights::*which, const ActRows& rows) {
+    if (partial == nullptr) return;
+    for (const int32_t e : busy_experts) observe(w, weights.experts[e].*which, rows.row(expert_start[e]), expert_start[e + 1] - expert_start[e]);
+  };
+  observe_experts(&ExpertWeights::up, expert_in);
   const int64_t n_busy = static_cast<int64_t>(busy_experts.size());
   const int64_t inner_grain = row_grain(width * n_busy), inner_chunks = (width + inner_grain - 1) / inner_grain;
   w.for_chunks(n_busy * inner_chunks, 1, [&](int64_t i, int64_t) {
@@ -99,6 +104,7 @@ void Decoder::Impl::experts(Worker& w, int layer) {
     const ExpertWeights& expert = weights.experts[e];
     gated_rows(expert.gate, expert.up, expert.down, begin, end, expert_in, first, rows, expert_gate, w.index());
   });
+  observe_experts(&ExpertWeights::down, expert_gate);
   const int64_t outer_grain = row_grain(d * n_busy), outer_chunks = (d + outer_grain - 1) / outer_grain;
   w.for_chunks(n_busy * outer_chunks, 1, [&](int64_t i, int64_t) {
     const int e = busy_experts[i / outer_chunks];
@@ -107,7 +113,9 @@ void Decoder::Impl::experts(Worker& w, int layer) {
     matmul(weights.experts[e].down, begin, end, expert_gate, first, rows, expert_out + first * d, d, w.index());
   });
   if (moe.d_shared > 0) {
+    observe(w, weights.shared.up, h.f, n);
     const ActRows inner = gated_product(w, weights.shared.gate, weights.shared.up, weights.shared.down);
+    observe(w, weights.shared.down, inner.f, n);
     const LinearTask down[] = {{&weights.shared.down, &inner, branch, d}};
     linears(w, down, n, [](int64_t, int64_t) {});
   }

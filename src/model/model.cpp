@@ -128,7 +128,7 @@ std::shared_ptr<const Model> Model::load(const std::string& directory, const Loa
     model->n_adapted_ = adapter->n_merged();
   }
   binder.finish();
-  if (model->spec_.tied_embeddings) model->weights_.output.w = model->weights_.embedding;
+  if (!model->weights_.output) model->weights_.output.w = model->weights_.embedding;  // tied
   model->n_active_parameters_ = sum_active(model->spec_, model->weights_, matrix_elements);
   model->active_bytes_ = sum_active(model->spec_, model->weights_, matrix_bytes);
   return model;

@@ -61,11 +61,22 @@ struct Weights {
 /// int8 and int4 quantize every large matrix; routers, norms and biases stay exact.
 enum class WeightDType : uint8_t { automatic, f32, bf16, f16, i8, i4 };
 
+/// Which tensor a matrix came from, for who writes the model again.
+struct BoundMatrix {
+  const kernels::Matrix* matrix;
+  std::string tensor;         // its name
+  int64_t first_row = 0, row_step = 1;
+  bool output = false;        // the output matrix; of a model with tied embeddings `tensor` is the embedding's
+  bool exact = false;         // never quantized
+  std::string output_tensor;  // the output matrix's own name, there or not
+};
+
 struct LoadOptions {
   WeightDType dtype = WeightDType::automatic;
   int group = 32;        // i8, i4: columns that share a scale: 32, 64 or 128
   std::string adapter;   // directory of a LoRA adapter to be merged; empty: none
   bool bind_only = false;  // check everything and plan, convert nothing: weights must not be read, weight_bytes() tells what they would take
+  std::vector<BoundMatrix>* bound = nullptr;  // filled in, if not null; for plain checkpoints
   Team* team = nullptr;  // converts in parallel; null: this thread alone
   /// Called now and then while converting, with bytes done and in all; may be empty.
   std::function<void(uint64_t done, uint64_t total)> progress;

@@ -27,7 +27,7 @@ class Usage(Case):
             for line in (general + text).splitlines():
                 self.assertLessEqual(len(line), 80, line)
                 self.assertEqual(line, line.rstrip())
-        for absent in ["quantize", "--draft"]:
+        for absent in ["--draft"]:
             self.assertNotIn(absent, general + "".join(engine(c, "--help").out for c in commands))
 
     def test_nothing_given(self):
@@ -39,7 +39,7 @@ class Usage(Case):
         tiny = model()
         cases = [
             (["genrate"], "unknown command 'genrate'", "engine generate"),
-            (["quantize", tiny, "x"], "unknown command"),
+            (["quantise", tiny, "x"], "quantize"),
             (["generate"], "MODEL is missing"),
             (["generate", tiny, "--thread", "2", "-p", "x"], "--thread", "did you mean --threads?"),
             (["generate", tiny, "--draft", tiny, "-p", "x"], "--draft"),

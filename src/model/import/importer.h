@@ -46,6 +46,8 @@ std::unique_ptr<Importer> make_gptq(const ConfigReader& quantization);
 std::unique_ptr<Importer> make_awq(const ConfigReader& quantization);
 std::unique_ptr<Importer> make_bitsandbytes(const ConfigReader& quantization);
 std::unique_ptr<Importer> make_float_quantized(const ConfigReader& quantization);
+std::unique_ptr<Importer> make_pack_quantized(const ConfigReader& quantization);
+std::unique_ptr<Importer> make_int_quantized(const ConfigReader& quantization);
 std::unique_ptr<Importer> make_fp8(const ConfigReader& quantization);
 std::unique_ptr<Importer> make_fbgemm_fp8(const ConfigReader& quantization);
 

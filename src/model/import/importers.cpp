@@ -13,6 +13,8 @@ std::span<const ImportFormat> import_formats() {
       {"bitsandbytes", nullptr, make_bitsandbytes},
       {"compressed-tensors", "float-quantized", make_float_quantized},
       {"compressed-tensors", "naive-quantized", make_float_quantized},
+      {"compressed-tensors", "pack-quantized", make_pack_quantized},
+      {"compressed-tensors", "int-quantized", make_int_quantized},
       {"fp8", nullptr, make_fp8},
       {"fbgemm_fp8", nullptr, make_fbgemm_fp8},
       {"mxfp4", nullptr, nullptr},
