@@ -260,7 +260,7 @@ class Lifecycle(unittest.TestCase):
             connection, response = self.open_stream(server)
             response.read(100)
             self.assertEqual(server.chat()[1]["choices"][0]["finish_reason"], "stop")  # beside the endless one
-            self.assertEqual(server.metric("running"), 1)
+            self.wait_for(lambda: server.metric("running") == 1)
             response.close()
             connection.close()
 
