@@ -207,6 +207,54 @@ TEST_CASE("a short prompt does not wait for a long one") {
   CHECK(scheduler.finished(slow));
 }
 
+TEST_CASE("equal prompts come to their end one after another, and a long one is not starved by short ones") {
+  const auto model = tiny_model();
+  Team team(1);
+  Scheduler scheduler(model, nullptr, team, options(4, 16, false));
+  std::vector<int> steps_to_first(3, 0);
+  int step = 0;
+  for (int i = 0; i < 3; ++i) {
+    GenerationRequest r = request(random_prompt(32, static_cast<uint32_t>(i + 1)), 1);
+    r.on_token = [&, i](int32_t) { steps_to_first[static_cast<size_t>(i)] = step; };
+    scheduler.submit(std::move(r));
+  }
+  for (step = 1; scheduler.step(); ++step) {
+  }
+  CHECK(steps_to_first == std::vector<int>{2, 4, 6});
+
+  const auto long_one = scheduler.submit(request(random_prompt(200, 9), 1));
+  scheduler.step();
+  int n_steps = 1;
+  for (uint32_t seed = 100; !scheduler.finished(long_one); ++n_steps) {
+    while (scheduler.n_running() + scheduler.n_queued() < 4) scheduler.submit(request(random_prompt(16, seed++), 1));
+    scheduler.step();
+  }
+  CHECK(n_steps <= 1 + (200 - 16) / 8 + 1);  // half of 16 tokens at every step
+}
+
+TEST_CASE("steps are cut to the time they may take, and results stay the same") {
+  const auto model = tiny_model();
+  Team team(1);
+  const std::vector<int32_t> prompt = random_prompt(200, 5);
+  Scheduler plain(model, nullptr, team, options(2, 256, false));
+  const GenerationResult expected = plain.run(request(prompt, 8));
+  SchedulerOptions cut = options(2, 256, false);
+  for (const double limit : {1e-9, 1e9}) {
+    cut.max_step_s = limit;
+    Scheduler scheduler(model, nullptr, team, cut);
+    std::vector<int64_t> sizes;
+    int64_t before = 0;
+    GenerationRequest r = request(prompt, 8);
+    r.on_prefill = [&](int64_t done, int64_t) {
+      sizes.push_back(done - before);
+      before = done;
+    };
+    CHECK(scheduler.run(std::move(r)).tokens == expected.tokens);
+    // The first step is small, as nothing is known of the speed; then as many as fit, but never fewer than 32.
+    CHECK(sizes == (limit < 1 ? std::vector<int64_t>{32, 32, 32, 32, 32, 32, 8} : std::vector<int64_t>{32, 168}));
+  }
+}
+
 TEST_CASE("how an answer ends") {
   const auto model = tiny_model();
   Team team(1);

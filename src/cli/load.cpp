@@ -11,6 +11,9 @@
 namespace engine::cli {
 namespace {
 
+/// Of a server's step: who arrives meanwhile waits for it, and so does the next token of everybody else.
+constexpr double server_step_s = 0.25;
+
 WeightDType weight_dtype(const Options& options) {
   switch (options.dtype) {
     case DTypeChoice::float32: return WeightDType::f32;
@@ -115,6 +118,7 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   wanted.n_threads = options.n_threads;
   wanted.load = load_options(options);
   wanted.scheduler.max_sequences = std::max(options.parallel, 1);
+  if (options.parallel > 0) wanted.scheduler.max_step_s = server_step_s;
   wanted.scheduler.context = options.ctx;
   wanted.kv_format = wanted_kv_format(options);
   wanted.chat_template = options.chat_template;

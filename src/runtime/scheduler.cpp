@@ -42,6 +42,9 @@ struct Sequence {
 };
 using SequencePtr = std::unique_ptr<Sequence>;
 
+/// With max_step_s: tokens of prompts that a step always has room for, and tokens a step must have to be a measure of speed.
+constexpr int64_t min_prompt_tokens = 32;
+
 int64_t context_of(const ModelSpec& spec, const SchedulerOptions& options) {
   return options.context > 0 ? options.context : std::max<int64_t>(spec.max_positions, 1);
 }
@@ -87,6 +90,7 @@ struct Scheduler::Impl {
   Id next_id = 1;
   std::vector<BatchItem> batch;
   std::vector<Sequence*> batch_sequences;
+  double s_per_token = 0;  // in the last step that had a prompt; 0: not known yet
 
   Impl(std::shared_ptr<const Model> model_, const Tokenizer* tokenizer_, Team& team, const SchedulerOptions& options_)
       : model(std::move(model_)), tokenizer(tokenizer_), options(options_),
@@ -191,8 +195,7 @@ struct Scheduler::Impl {
     batch_sequences.push_back(&s);
   }
 
-  /// A token of every sequence that is decoding; what is left of the step is shared out evenly among prompts, so that a short one does
-  /// not wait for a long one.
+  /// A token of every sequence that is decoding; what is left of the step is for prompts.
   void build_batch() {
     batch.clear();
     batch_sequences.clear();
@@ -211,18 +214,46 @@ struct Scheduler::Impl {
       }
       add_to_batch(s, 1);
     }
+    add_prompts();
+  }
+
+  /// Tokens that a step may have, so that whoever comes meanwhile waits for max_step_s at most. How prompts are cut changes no result.
+  int64_t step_tokens() const {
+    const int64_t most = decoder.max_batch_tokens();
+    if (options.max_step_s <= 0) return most;
+    const double fitting = s_per_token > 0 ? options.max_step_s / s_per_token : 0;
+    return static_cast<int64_t>(std::clamp(fitting, static_cast<double>(min_prompt_tokens), static_cast<double>(most)));
+  }
+
+  /// Those that are nearest to their end come first, so that a short prompt does not wait for a long one, and equal ones are not all late. The
+  /// one that has waited longest gets half of the step at least.
+  void add_prompts() {
     std::vector<Sequence*> prompts;
     for (const SequencePtr& s : running) {
       if (s->n_pending() > 1) prompts.push_back(s.get());
     }
+    if (prompts.empty()) return;
+    const Sequence* eldest = prompts.front();
     std::stable_sort(prompts.begin(), prompts.end(), [](const Sequence* a, const Sequence* b) { return a->n_pending() < b->n_pending(); });
-    int64_t room = decoder.max_batch_tokens() - static_cast<int64_t>(batch.size());
-    for (size_t i = 0; i < prompts.size() && room > 0; ++i) {
-      const int64_t sharers = static_cast<int64_t>(prompts.size() - i);
-      const int64_t n = std::min(prompts[i]->n_pending(), (room + sharers - 1) / sharers);
-      add_to_batch(*prompts[i], n);
+    const int64_t n_decoding = static_cast<int64_t>(batch.size());
+    int64_t room = std::min(std::max(step_tokens() - n_decoding, min_prompt_tokens), decoder.max_batch_tokens() - n_decoding);
+    const int64_t kept = std::min(eldest->n_pending(), (room + 1) / 2);
+    room -= kept;
+    for (Sequence* s : prompts) {
+      if (s == eldest) room += kept;
+      const int64_t n = std::min(s->n_pending(), room);
+      if (n > 0) add_to_batch(*s, n);
       room -= n;
     }
+  }
+
+  /// Runs the batch, and learns how long its tokens take.
+  void forward() {
+    const Clock::time_point start = Clock::now();
+    decoder.forward(batch);
+    int64_t n_tokens = 0;
+    for (const BatchItem& item : batch) n_tokens += static_cast<int64_t>(item.tokens.size());
+    if (n_tokens >= min_prompt_tokens) s_per_token = seconds(Clock::now() - start) / static_cast<double>(n_tokens);
   }
 
   // --- what comes out ------------------------------------------------------------------------------------------------------
@@ -344,7 +375,7 @@ bool Scheduler::step() {
   impl_->admit();
   impl_->build_batch();
   if (impl_->batch.empty()) return any;
-  impl_->decoder.forward(impl_->batch);
+  impl_->forward();
   impl_->collect();
   return true;
 }

@@ -61,6 +61,7 @@ struct SchedulerOptions {
   uint64_t kv_budget_bytes = 0;   // 0: enough for max_sequences * context, allocated as needed
   kernels::KvFormat kv_format = kernels::KvFormat::f32;
   int max_batch_tokens = 256;     // per step; long prompts are cut
+  double max_step_s = 0;          // prompts are cut so that a step takes about this long at most; 0: by max_batch_tokens alone
   bool prefix_cache = true;
 };
 

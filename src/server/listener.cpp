@@ -27,6 +27,8 @@ namespace {
 constexpr int spare_files = 64;
 /// Time for a client to read a refusal before the connection is cut.
 constexpr int linger_ms = 500;
+/// What the kernel may hold for a client that is slow to read; by itself it goes to megabytes.
+constexpr int send_buffer_bytes = 256 << 10;
 
 std::string refusal() {
   const std::string body = "{\"error\":{\"message\":\"too many connections\",\"type\":\"server_error\",\"param\":null,\"code\":\"overloaded\"}}\n";
@@ -161,6 +163,7 @@ void Listener::serve_in_thread(const Serve& serve, int fd) {
     ::close(fd);
     return;
   }
+  ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_buffer_bytes, sizeof send_buffer_bytes);
   if (!is_unix()) {
     const int one = 1;
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);

@@ -56,6 +56,12 @@ Generation read_generation(App& app, Fields& fields, std::initializer_list<const
 void add_prompt(App& app, Generation& generation, std::vector<int32_t> prompt, const char* param);
 /// A conversation checked, and put into the form that templates know: contents as text, "developer" as "system".
 Json read_messages(const Json& messages);
+/// A list of tools, checked and in the form that templates know; null if there are none to be offered. Looks at tool_choice too.
+Json read_tools(Fields& fields);
+/// `tool_calls` of a message for templates: arguments as objects.
+Json checked_tool_calls(const Json& calls, const std::string& where);
+/// Templates and encodes. Throws ApiError if there are tools and the template leaves them out.
+std::vector<int32_t> encode_conversation(App& app, const Json& messages, const ChatRenderOptions& render);
 
 /// One choice as it grows.
 struct ChoiceState {

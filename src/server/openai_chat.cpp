@@ -59,12 +59,11 @@ ChatRequest read_chat(App& app, const Request& request) {
   const auto n_top = fields.integer("top_logprobs", 0, max_top_logprobs);
   if (n_top && !chat.logprobs) throw ApiError(400, "top_logprobs: goes with logprobs true only", "top_logprobs", "invalid_value");
   if (chat.logprobs) chat.generation.work.n_logprobs = static_cast<int>(n_top.value_or(0));
-  const ChatRenderOptions render = read_render_options(fields);
+  ChatRenderOptions render = read_render_options(fields);
+  render.tools = read_tools(fields);
   fields.ignore({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
                  "prompt_cache_options", "verbosity", "parallel_tool_calls", "prediction", "moderation"});
-  fields.only("tools", {Json::array()});
   fields.only("functions", {Json::array()});
-  fields.only("tool_choice", {"none", "auto"});
   fields.only("function_call", {"none", "auto"});
   fields.only("response_format", {{{"type", "text"}}});
   fields.only("modalities", {Json::array({"text"})});
@@ -73,7 +72,7 @@ ChatRequest read_chat(App& app, const Request& request) {
   const Json* messages = fields.find("messages");
   fields.finish();
   if (messages == nullptr) throw ApiError(400, "messages: expected a list, got nothing", "messages", "missing_required_parameter");
-  add_prompt(app, chat.generation, app.engine.encode_chat(read_messages(*messages), render), "messages");
+  add_prompt(app, chat.generation, encode_conversation(app, read_messages(*messages), render), "messages");
   return chat;
 }
 

@@ -309,7 +309,8 @@ Json read_messages(const Json& messages) {
     for (const auto& [key, value] : message.items()) {
       if (!known.contains(key)) throw ApiError(400, where + ": unknown field: " + key.substr(0, 100), where, "unknown_parameter");
       if (key == "role" || value.is_null()) continue;
-      checked[key] = key == "content" ? Json(read_content(value, where + ".content")) : value;
+      if (key == "content") checked[key] = read_content(value, where + ".content");
+      else checked[key] = key == "tool_calls" ? checked_tool_calls(value, where + ".tool_calls") : value;
     }
     if (!checked.contains("content") && !checked.contains("tool_calls") && !checked.contains("function_call")) {
       throw ApiError(400, where + ".content: expected a string or a list of text parts, got nothing", where + ".content");

@@ -41,8 +41,6 @@ ResponseRequest read_response(App& app, const Request& request) {
   if (r.generation.work.n != 1) throw ApiError(400, "n: expected 1", "n", "unsupported_parameter");
   fields.ignore({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
                  "prompt_cache_options", "parallel_tool_calls", "max_tool_calls", "include", "moderation"});
-  fields.only("tools", {Json::array()});
-  fields.only("tool_choice", {"none", "auto"});
   fields.only("previous_response_id", {});
   fields.only("conversation", {});
   fields.only("context_management", {});
@@ -53,14 +51,18 @@ ResponseRequest read_response(App& app, const Request& request) {
   fields.only("reasoning", {Json::object(), {{"effort", nullptr}, {"summary", nullptr}}});
   fields.only("top_logprobs", {0});
   const auto instructions = fields.text("instructions");
+  ChatRenderOptions render;
+  render.tools = read_tools(fields);
   const Json* input = fields.find("input");
   fields.finish();
   if (input == nullptr) throw ApiError(400, "input: expected a string or a list, got nothing", "input", "missing_required_parameter");
-  add_prompt(app, r.generation, app.engine.encode_chat(read_messages(read_input(*input, instructions)), {}), "input");
+  add_prompt(app, r.generation, encode_conversation(app, read_messages(read_input(*input, instructions)), render), "input");
   const auto or_null = [&](const char* name) { return fields.object().value(name, Json()); };
   r.echoed = {{"instructions", or_null("instructions")}, {"max_output_tokens", or_null("max_output_tokens")},
               {"temperature", or_null("temperature")},   {"top_p", or_null("top_p")},
-              {"metadata", fields.object().value("metadata", Json::object())}};
+              {"metadata", fields.object().value("metadata", Json::object())},
+              {"tools", or_null("tools").is_null() ? Json::array() : or_null("tools")},
+              {"tool_choice", or_null("tool_choice").is_null() ? Json("auto") : or_null("tool_choice")}};
   return r;
 }
 
@@ -79,8 +81,7 @@ Json response_object(const Request& request, const ResponseRequest& r, const Wor
               {"output", Json::array()}};
   out.update(r.echoed);
   out.update({{"parallel_tool_calls", false}, {"previous_response_id", nullptr}, {"reasoning", {{"effort", nullptr}, {"summary", nullptr}}},
-              {"store", false}, {"text", {{"format", {{"type", "text"}}}}}, {"tool_choice", "auto"}, {"tools", Json::array()},
-              {"truncation", "disabled"}, {"usage", nullptr}});
+              {"store", false}, {"text", {{"format", {{"type", "text"}}}}}, {"truncation", "disabled"}, {"usage", nullptr}});
   if (result == nullptr) return out;
   out["output"].push_back(message_item(request, cut ? "incomplete" : "completed", Json::array({text_part(result->text)})));
   const Json usage = usage_of(work, {*result});

@@ -64,12 +64,13 @@ Reply handle_apply_template(App& app, const Request& request) {
     if (!extra->is_object()) bad_field("chat_template_kwargs", "an object", *extra);
     render.extra = *extra;
   }
+  render.tools = read_tools(fields);
   const Json* messages = fields.find("messages");
   fields.ignore({"model"});
   fields.finish();
   if (messages == nullptr) throw ApiError(400, "messages: expected a list, got nothing", "messages", "missing_required_parameter");
   const Json checked = read_messages(*messages);
-  const std::vector<int32_t> ids = app.engine.encode_chat(checked, render);  // first: it says what is wrong with a template
+  const std::vector<int32_t> ids = encode_conversation(app, checked, render);  // first: it says what is wrong with a template
   return json_reply({{"prompt", app.engine.chat_template()->render_text(checked, render)}, {"tokens", ids}, {"count", ids.size()}});
 }
 

@@ -6,6 +6,7 @@ import collections
 import http.client
 import json
 import random
+import resource
 import socket
 import sys
 import threading
@@ -14,6 +15,7 @@ import time
 import server as s
 
 SECONDS_A_REQUEST = 60  # its deadline, with time to spare for the machine
+ADDRESS_SPACE = 3 << 30  # bytes, of this program and the server's: 32 threads' stacks take 8 MB each of it, but touch little
 CLEAN = [{"messages": [{"role": "user", "content": f"question {i} " * (i + 1)}], "max_tokens": 24, "seed": i, "temperature": i % 2} for i in range(8)]
 NONSENSE = [b"", b"{", b"\x00\xff", b'{"messages": 5}', b'{"messages": [{"role": "user", "content": "\\ud800"}]}', b"[" * 5000, b'{"n": 99, "messages": []}']
 
@@ -99,6 +101,8 @@ def settle(server):
 
 
 def main():
+    # A hard end to what it may have, beside --mem: program, stacks of its threads and all.
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     n, n_connections, seed = (int(a) for a in (sys.argv[1:] + ["10000", "32", "1"][len(sys.argv) - 1:]))
     problems = []
     with s.Server(s.random_model(), "--parallel", "8", "--queue", "40", "--mem", "4M") as server:

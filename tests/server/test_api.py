@@ -235,8 +235,8 @@ class Api(unittest.TestCase):
         self.assertIn("temprature", self.refused(400, "temprature", temprature=1))
         self.assertIn("zzz, yyy", self.refused(400, "zzz", zzz=1, yyy=2))
         self.chat(user="u", metadata={}, store=False, service_tier="auto", parallel_tool_calls=True)  # OpenAI's own
-        self.refused(400, "tools", tools=[{"type": "function", "function": {"name": "f"}}])
-        self.refused(400, "response_format", response_format={"type": "json_object"})
+        for kind in ({"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}):
+            self.assertIn("not supported", self.refused(400, "response_format", response_format=kind))
         self.chat(response_format={"type": "text"}, tools=[])
         self.refused(400, "n", n=0)
         self.refused(400, "stream", stream="yes")
@@ -253,6 +253,39 @@ class Api(unittest.TestCase):
         self.refused(400, "messages[0]", messages=[{"role": "user", "content": "x", "extra": 1}])
         self.refused(400, "messages[0].content", messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
         self.refused(400, "messages[0].content", messages=[{"role": "user"}])
+
+    def test_tools_reach_the_template(self):
+        template = ("{% if tools %}{{ tools | tojson }}\n{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}"
+                    "{% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments.x }}){% endfor %}; {% endfor %}")
+        model = s.tiny_model.write(os.path.join(s.SCRATCH, "tools"), context=40000, template=template)
+        function = {"name": "add", "description": "adds", "parameters": {"type": "object", "properties": {"x": {"type": "number"}}}}
+        tool = {"type": "function", "function": function}
+        with s.Server(model) as server:
+            def prompt(**fields):
+                return server.post("/apply-template", {"messages": USER, **fields})[1]["prompt"]
+
+            self.assertEqual(json.loads(prompt(tools=[tool]).splitlines()[0]), [tool])
+            self.assertEqual(json.loads(prompt(tools=[{"type": "function", **function}], tool_choice="auto").splitlines()[0]), [tool])
+            self.assertEqual([prompt(tools=[]), prompt(tools=[tool], tool_choice="none")], ["user: hello; "] * 2)
+            call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"x": 5}'}}
+            history = USER + [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": "6"}]
+            self.assertEqual(prompt(messages=history), "user: hello; assistant: add(5); tool: 6; ")
+            with_tools = [server.post(path, {**body, "tools": [tool]})[1]["usage"] for path, body in
+                          (("/v1/chat/completions", {"messages": USER, "max_tokens": 1}), ("/v1/responses", {"input": USER, "max_output_tokens": 1}))]
+            n = len(server.post("/apply-template", {"messages": USER, "tools": [tool]})[1]["tokens"])
+            self.assertEqual([with_tools[0]["prompt_tokens"], with_tools[1]["input_tokens"]], [n, n])
+
+            def status(tools, **fields):
+                return server.post("/v1/chat/completions", {"messages": USER, "max_tokens": 1, "tools": tools, **fields})[0]
+
+            self.assertEqual([status([tool] * n) for n in (128, 129)], [200, 400])
+            self.assertEqual([status([{"type": "function", "function": {"name": "n" * n}}]) for n in (0, 1, 64, 65)], [400, 200, 200, 400])
+            self.assertEqual([status([tool], tool_choice=c) for c in ("required", {"type": "function", "function": {"name": "add"}})], [400, 400])
+            for bad in ("x", [5], [{}], [{"type": "web_search"}], [{"type": "function", "function": 5}], [{"type": "function", "function": {"name": "a b"}}],
+                        [{"type": "function", "function": {**function, "parameters": []}}], [{"type": "function", "function": {**function, "strict": True}}]):
+                self.assertEqual(status(bad), 400, bad)
+        # A template without a place for tools would leave them out in silence.
+        self.assertIn("no place", self.refused(400, "tools", tools=[tool]))
 
     def test_too_long(self):
         n = 4096

@@ -230,6 +230,21 @@ class Lifecycle(unittest.TestCase):
             self.assertEqual(server.metric("answers_cancelled_total"), 3)
             self.assertEqual(server.chat()[0], 200)
 
+    def test_slow_reader(self):
+        # Takes the head of an endless answer and then nothing: neither memory nor the slot may be held for it.
+        with s.Server(s.alphabet_model(), "--parallel", "1", "--ctx", "4000000", "--read-timeout", "1") as server:
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
+            body = json.dumps({**LONG, "max_tokens": 3_000_000, "logprobs": 5}).encode()
+            connection.sendall(head("POST /v1/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(body)}", body=body))
+            self.assertTrue(connection.recv(100).startswith(b"HTTP/1.1 200"))
+            self.assertEqual(server.metric("running"), 1)
+            self.wait_for(lambda: server.metric("running") == 0, 50)
+            self.assertEqual(server.metric("answers_cancelled_total"), 1)
+            self.assertEqual(server.chat()[0], 200)
+            connection.close()
+
     def test_full_queue(self):
         with s.Server(s.alphabet_model(), "--parallel", "1", "--queue", "1", "--ctx", "4000000") as server:
             streams = [self.open_stream(server) for _ in range(2)]
@@ -260,7 +275,7 @@ class Lifecycle(unittest.TestCase):
             connection, response = self.open_stream(server)
             response.read(100)
             self.assertEqual(server.chat()[1]["choices"][0]["finish_reason"], "stop")  # beside the endless one
-            self.assertEqual(server.metric("running"), 1)
+            self.wait_for(lambda: server.metric("running") == 1)
             response.close()
             connection.close()
 

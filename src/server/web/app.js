@@ -13,7 +13,7 @@ const el = (name, attributes = {}, ...children) => {
 
 const numbers = ['temperature', 'top_p', 'top_k', 'repetition_penalty', 'max_completion_tokens', 'seed'];
 const storeKey = 'engine.chats';
-const state = { chats: [], current: null, settings: { system: '', key: '' }, model: '', context: 0, running: null };
+const state = { chats: [], current: null, settings: { system: '', key: '' }, theme: '', model: '', context: 0, running: null };
 
 // --- what is remembered ---
 
@@ -23,7 +23,7 @@ function load() {
     state.chats = validChats(saved.chats);
     Object.assign(state.settings, saved.settings || {});
     state.current = state.chats.find((c) => c.id === saved.current) || null;
-    if (saved.theme) document.documentElement.dataset.theme = saved.theme;
+    state.theme = ['light', 'dark'].includes(saved.theme) ? saved.theme : '';
   } catch (error) {
     say('What this browser had stored could not be read: ' + error.message);
   }
@@ -34,7 +34,7 @@ function save() {
   try {
     localStorage.setItem(storeKey, JSON.stringify({
       chats: state.chats.filter((c) => c.messages.length > 0), current: state.current && state.current.id,
-      settings: state.settings, theme: document.documentElement.dataset.theme || '',
+      settings: state.settings, theme: state.theme,
     }));
   } catch (error) {
     say('This browser could not store the conversation: ' + error.message);
@@ -60,7 +60,11 @@ function newChat() {
 
 // --- drawing ---
 
-const say = (text) => { $('status').textContent = text; };
+// What is said quietly is for screen readers: on the screen it shows anyway.
+function say(text, quietly = false) {
+  $('status').textContent = text;
+  $('status').classList.toggle('quiet', quietly || text === '');
+}
 
 function drawList() {
   $('list').replaceChildren(...state.chats.map((chat) => el('li', {},
@@ -71,6 +75,13 @@ function drawList() {
 function drawBody(body, message) {
   if (message.role === 'user') body.textContent = message.content;
   else body.replaceChildren(...Markdown.render(message.content));
+  if (message.role !== 'user') for (const pre of body.querySelectorAll('pre')) withCopyButton(pre);
+}
+
+function withCopyButton(pre) {
+  const frame = el('div', { class: 'code' });
+  pre.replaceWith(frame);
+  frame.append(pre, el('button', { type: 'button', 'aria-label': 'Copy this code', onclick: () => copy(pre.textContent) }, 'Copy'));
 }
 
 function drawMessage(message, index) {
@@ -88,9 +99,15 @@ function drawMessage(message, index) {
   return { article, body, note, actions };
 }
 
+function welcome() {
+  return el('div', { id: 'welcome' }, el('p', {}, state.model || 'engine'),
+    el('p', {}, 'Runs on this server alone. Conversations stay in this browser.'));
+}
+
 function draw() {
   drawList();
-  $('log').replaceChildren(...state.current.messages.map((m, i) => drawMessage(m, i).article));
+  const messages = state.current.messages;
+  $('log').replaceChildren(...(messages.length > 0 ? messages.map((m, i) => drawMessage(m, i).article) : [welcome()]));
   $('log').scrollTop = $('log').scrollHeight;
   drawGauge();
 }
@@ -132,6 +149,7 @@ async function fetchModel() {
     state.context = model.context_length;
     $('model').textContent = model.id;
     document.title = model.id;
+    if (state.running === null && state.current.messages.length === 0) draw();
     drawGauge();
     say('');
   } catch (error) {
@@ -170,7 +188,9 @@ async function answer() {
   const body = JSON.stringify(requestBody());
   chat.messages.push(message);
   const drawn = drawMessage(message, chat.messages.length - 1);
+  drawn.article.classList.add('running');
   $('log').append(drawn.article);
+  $('log').scrollTop = $('log').scrollHeight;
   const controller = new AbortController();
   setRunning(controller);
   say('Waiting for the answer …');
@@ -207,11 +227,11 @@ async function answer() {
       }
       changed();
     }, (comment) => say(comment.startsWith('queue') ? 'Waiting, place ' + comment.slice(6) : comment.startsWith('prefill') ? 'Reading the prompt, ' + comment.slice(8) : ''));
-    say('Answer complete');
+    say('Answer complete', true);
   } catch (error) {
     if (error.name === 'AbortError') {
       message.note = 'stopped';
-      say('Stopped');
+      say('Stopped', true);
     } else {
       message.note = 'failed';
       say(error.message);
@@ -219,6 +239,7 @@ async function answer() {
     }
   }
   cancelAnimationFrame(frame);
+  drawn.article.classList.remove('running');
   refresh();
   setRunning(null);
   if (message.content === '' && chat.messages[chat.messages.length - 1] === message && message.note === 'failed') chat.messages.pop();
@@ -348,10 +369,15 @@ function saveSettings() {
   fetchModel();
 }
 
+// The browser's own wish, unless the button was pressed.
+const dark = matchMedia('(prefers-color-scheme: dark)');
+function showTheme() {
+  document.documentElement.dataset.theme = state.theme || (dark.matches ? 'dark' : 'light');
+}
+
 function toggleTheme() {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
-  root.dataset.theme = dark ? 'light' : 'dark';
+  state.theme = document.documentElement.dataset.theme === 'dark' ? 'light' : 'dark';
+  showTheme();
   save();
 }
 
@@ -364,7 +390,7 @@ function showSide(shown) {
 function grow() {
   const field = $('prompt');
   field.style.height = 'auto';
-  field.style.height = field.scrollHeight + 2 + 'px';
+  field.style.height = field.scrollHeight + 'px';
 }
 
 $('form').addEventListener('submit', send);
@@ -382,13 +408,19 @@ $('settings').addEventListener('close', saveSettings);
 $('theme').addEventListener('click', toggleTheme);
 $('open-side').addEventListener('click', () => showSide(true));
 $('close-side').addEventListener('click', () => { showSide(false); $('open-side').focus(); });
+// Beside the open list, a press closes it.
+document.querySelector('main').addEventListener('click', (event) => {
+  if ($('side').classList.contains('shown') && !event.target.closest('#open-side')) showSide(false);
+});
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Escape' || $('settings').open) return;
   if ($('side').classList.contains('shown')) showSide(false);
   else if (state.running !== null) state.running.abort();
 });
 
+dark.addEventListener('change', showTheme);
 load();
+showTheme();
 draw();
 fetchModel();
 $('prompt').focus();
