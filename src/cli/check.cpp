@@ -161,7 +161,7 @@ Finding check_forward(Subject& s) {
       if (!std::isfinite(v)) ++bad;
       else sum += v, squares += v * v, ++n;
     }
-  }, kv_format(s.options));
+  }, kv_format(s.options, *s.model));
   if (bad > 0) {
     return wrong(std::to_string(bad) + " logits of " + std::to_string(ids.size()) + " tokens are infinite or not a number",
                  "if all weights are finite, config.json may not be the one these weights were trained with");
