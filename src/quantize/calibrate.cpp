@@ -11,7 +11,8 @@ namespace {
 
 constexpr size_t max_moment_bytes = size_t{1} << 30;  // gathered at a time; experts come in parts
 constexpr float damping = 0.01f;
-constexpr int refinement_rounds = 12;
+/// Rounds of refinement: each reads much of H for every row, and that of a wide matrix does not fit the caches.
+constexpr int rounds_for(int64_t n_cols) { return n_cols > 2048 ? 2 : 12; }
 
 /// Rows that a set of matrices read in one batch.
 struct Capture {
@@ -161,7 +162,7 @@ class Calibrator {
     report.rounding_error = report.error = relative_error(team_, moments, w.data(), q);
     if (feedback != nullptr) {
       if (moments.cross() != nullptr) feedback->correct(team_, moments, w.data(), m.n_rows);
-      compensate(team_, moments, *feedback, w.data(), q, refinement_rounds);
+      compensate(team_, moments, *feedback, w.data(), q, rounds_for(m.n_cols));
       report.error = relative_error(team_, moments, w.data(), q);
     }
     writer_.put_rows(*to.module, to.first_row, m.n_rows, q.q.data(), q.scales.data());

@@ -135,6 +135,8 @@ bool move_integers(const Job& job, const Row& row, float* g) {
   return moved;
 }
 
+constexpr float least_move = 0.004f;
+
 bool move_scales(const Job& job, const Row& row, float* g) {
   const float* h = job.moments.h();
   bool moved = false;
@@ -152,6 +154,7 @@ bool move_scales(const Job& job, const Row& row, float* g) {
     const double best = row.scale[i] + along / square;
     const float scale = f16_to_float(float_to_f16(static_cast<float>(best)));
     if (!std::isfinite(scale) || scale == 0 || std::abs(scale - best) >= std::abs(row.scale[i] - best)) continue;
+    if (std::abs(scale - row.scale[i]) < least_move * std::abs(row.scale[i])) continue;  // it would cost all of H's rows for next to nothing
     for (int64_t c = begin; c < end; ++c) {
       if (row.q[c] != 0) move(job, c, row.q[c] * (scale - row.scale[i]), g);
     }

@@ -134,6 +134,9 @@ class Refused(Case):
         self.assertEqual(os.listdir(out), [])
         self.assertEqual(leftovers(out), [os.path.basename(out)])
 
+    def test_quantized_already(self):
+        self.fails(engine("quantize", fixture("models/gptoss-mxfp4"), fresh(), "--dtype", "int4"), 1, "quantized in part")
+
     def test_calibration_text(self):
         self.fails(engine("quantize", model(), fresh(), "--dtype", "int4", "--calibrate", write_file("short", "x")), 1, "short")
         self.fails(engine("quantize", model(), fresh(), "--dtype", "int4", "--calibrate", "/nothing/there"), 1, "/nothing/there")
