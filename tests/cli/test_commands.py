@@ -408,10 +408,13 @@ class Check(Case):
         self.wrong(model("check-setting", generation_config={"temperature": "warm"}), "settings", "temperature")
         self.wrong(model("check-mute", template="{{ 'Hello' }}"), "template", "leaves out what user says")
         self.wrong(model("check-syntax", template="{% if %}"), "template", "line 1")
-        self.assertIn("fetch it again", self.wrong(self.damaged("check-nan", b"\x00\x00\xc0\x7f"), "values", "model.norm.weight has 1")["hint"])
+        parts = self.report(self.damaged("check-nan", b"\x00\x00\xc0\x7f"))
+        self.assertEqual([name for name in parts if parts[name]["verdict"] == "wrong"], ["values", "forward pass"])
+        self.assertIn("model.norm.weight has 1", parts["values"]["text"])
+        self.assertIn("fetch it again", parts["values"]["hint"])
 
     def damaged(self, name, value):
-        """The last norm's first number replaced: the norm's row is followed by the output matrix, so that only a part of the logits suffers."""
+        """The last norm's first number replaced."""
         path = tiny_model.write(os.path.join(HERE, name))
         file = os.path.join(path, "model.safetensors")
         with open(file, "rb") as f:
