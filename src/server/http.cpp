@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/random.h>
 
+#include <atomic>
 #include <cstring>
 #include <optional>
 
@@ -16,6 +17,9 @@ namespace engine::server {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+/// Bodies of all requests that are being read or served: many clients with the largest body each must not add up.
+constexpr size_t all_bodies_bytes = size_t{64} << 20;
 
 bool wait_for(int fd, short events, Clock::duration timeout) {
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(timeout).count();
@@ -114,6 +118,7 @@ struct Current {
   std::optional<Request> request;
   Reply reply;
   Clock::time_point began;
+  size_t n_body = 0;  // its share of all_bodies_bytes
   bool routed = false, close = false, streamed = true;
 };
 thread_local Current* current = nullptr;
@@ -163,6 +168,7 @@ struct HttpServer::Impl final : httplib::Server {
   Listener& listener;
   engine::server::Handler& handler;
   const HttpLimits limits;
+  std::atomic<size_t> n_bodies = 0;  // bytes
 
   /// Why the length of a request's body is not certain or too large, as a status; 0 if it is fine. Two programs that disagree about a length
   /// let one client's bytes pass for another's request.
@@ -187,6 +193,18 @@ struct HttpServer::Impl final : httplib::Server {
       case 413: return "the body is larger than this server takes";
       default: return "the request's headers are not sound (Host, Content-Length, Transfer-Encoding)";
     }
+  }
+
+  /// Sets aside room for the body that follows; false if there is none now. Its end is the end of the request.
+  bool reserve_body(const httplib::Request& in) {
+    const size_t n = in.has_header("Transfer-Encoding") ? limits.max_body_bytes : std::stoull(in.get_header_value("Content-Length", "0"));
+    if (n == 0) return true;
+    if (n_bodies.fetch_add(n) + n > std::max(all_bodies_bytes, limits.max_body_bytes)) {
+      n_bodies -= n;
+      return false;
+    }
+    current->n_body = n;
+    return true;
   }
 
   Request translate(const httplib::Request& in) const {
@@ -214,6 +232,10 @@ struct HttpServer::Impl final : httplib::Server {
     current->request = translate(in);
     const int bad = framing_error(in);
     Reply reply = bad != 0 ? handler.refuse(bad, framing_message(bad)) : handler.admit(*current->request);
+    if (reply.status == 200 && !reserve_body(in)) {
+      reply = handler.refuse(503, "too many large requests at once");
+      reply.headers.emplace_back("Retry-After", "1");
+    }
     if (reply.status == 200) return HandlerResponse::Unhandled;
     const bool body_follows = in.has_header("Transfer-Encoding") || in.get_header_value("Content-Length", "0") != "0";
     current->close |= bad != 0 || body_follows;  // its body stays unread
@@ -222,7 +244,7 @@ struct HttpServer::Impl final : httplib::Server {
   }
 
   void handle(const httplib::Request& in, httplib::Response& out) {
-    current->request->body = in.body;
+    current->request->body = std::move(const_cast<httplib::Request&>(in).body);
     fill(out, handler.handle(*current->request));
     if (current->reply.stream && in.version == "HTTP/1.0") current->close = true;
   }
@@ -291,6 +313,7 @@ struct HttpServer::Impl final : httplib::Server {
     bool closed = false;
     const bool ok = process_request(stream, peer, 0, "", 0, false, closed, nullptr);
     current = nullptr;
+    n_bodies -= state.n_body;
     if (!state.request) {
       if (state.reply.status == 200) return false;  // nothing was asked
       state.request.emplace();

@@ -74,9 +74,12 @@ class Server:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.stop()
+    def __exit__(self, kind, *_):
+        code = self.process.poll()
+        if code is None:
+            code = self.stop()
+        if kind is None and code != 0:
+            raise AssertionError(f"the server ended with {code}: {''.join(self.other)} {self.log[-3:]}")
 
     def stop(self, number=signal.SIGTERM, timeout=TIMEOUT):
         self.process.send_signal(number)

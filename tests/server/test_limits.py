@@ -73,6 +73,27 @@ class Limits(unittest.TestCase):
         self.assertEqual(statuses(self.server.raw(head("POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json",
                                                        "Content-Length: 99999999999999999"))), [413])
 
+    def test_bodies_of_all_requests(self):
+        # 64 MB in all: 16 clients that have announced 4 MB each, then no more until one has left.
+        with s.Server(s.alphabet_model(), "--max-body", "4M") as server:
+            lines = head("POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {4 << 20}", body=b"{")
+            clients = []
+            for _ in range(16):
+                clients.append(socket.create_connection(("127.0.0.1", server.port)))
+                clients[-1].sendall(lines)
+            time.sleep(0.5)
+            refused = server.raw(lines)
+            self.assertEqual(statuses(refused), [503])
+            self.assertIn(b"Retry-After: 1", refused)
+            self.assertEqual(server.get("/health")[0], 200)
+            clients.pop().close()
+            deadline = time.time() + 20
+            while server.chat()[0] != 200 and time.time() < deadline:
+                time.sleep(0.05)
+            self.assertEqual(server.chat()[0], 200)
+            for client in clients:
+                client.close()
+
     def test_counts(self):
         def chat(**fields):
             return self.server.post("/v1/chat/completions", {"messages": USER, "max_tokens": 1, **fields})[0]
