@@ -429,25 +429,25 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
   }
 }
 
+/// Groups of n as long as there are that many queries left; returns the first query that is left.
 template <class Kv, int n>
-KERNEL_INLINE void attend_rest(const AttentionTile& tile, int query, const AttentionPart& part, float* weights, uint32_t* pairs) {
-  if constexpr (n > 0) {
-    if (tile.n_queries - query == n) {
-      attend_group<Kv, n>(tile, query, part, weights, pairs);
-    } else {
-      attend_rest<Kv, n - 1>(tile, query, part, weights, pairs);
+KERNEL_INLINE int attend_groups(const AttentionTile& tile, int query, const AttentionPart& part, float* weights, uint32_t* pairs) {
+  if constexpr (n <= group_queries) {
+    for (; query + n <= tile.n_queries; query += n) {
+      attend_group<Kv, n>(tile, query, part, weights + static_cast<int64_t>(query) * kv_segment_tokens, pairs);
     }
   }
+  return query;
 }
 
 template <class Kv>
 KERNEL_INLINE void attend_as(const AttentionTile& tile, const AttentionPart& part, float* weights) {
   auto* pairs = reinterpret_cast<uint32_t*>(weights + static_cast<int64_t>(tile.n_queries) * kv_segment_tokens);
-  int query = 0;
-  for (; query + group_queries <= tile.n_queries; query += group_queries) {
-    attend_group<Kv, group_queries>(tile, query, part, weights + static_cast<int64_t>(query) * kv_segment_tokens, pairs);
-  }
-  attend_rest<Kv, group_queries - 1>(tile, query, part, weights + static_cast<int64_t>(query) * kv_segment_tokens, pairs);
+  int query = attend_groups<Kv, 8>(tile, 0, part, weights, pairs);
+  query = attend_groups<Kv, 7>(tile, query, part, weights, pairs);  // Qwen2.5-0.5B's heads a kv head
+  query = attend_groups<Kv, 4>(tile, query, part, weights, pairs);
+  query = attend_groups<Kv, 2>(tile, query, part, weights, pairs);
+  attend_groups<Kv, 1>(tile, query, part, weights, pairs);
 }
 
 void attend(const AttentionTile& tile, const AttentionPart& part, void* scratch) {

@@ -59,9 +59,16 @@ KERNEL_INLINE Shorts mul_pairs_signed(Bytes w, Bytes a) {
 
 /// One 32-bit lane a row: sum of four products of signed bytes, for levels with neither instruction.
 KERNEL_INLINE Ints dot_plain(Ints sum, Bytes w, Bytes a) {
+#if defined(__SSE2__) && !defined(__AVX2__)
+  // Even and odd bytes as words, whose products pmaddwd adds in pairs.
+  const auto even = [](Bytes v) { return _mm_srai_epi16(_mm_slli_epi16((__m128i)v, 8), 8); };
+  const auto odd = [](Bytes v) { return _mm_srai_epi16((__m128i)v, 8); };
+  return sum + (Ints)_mm_madd_epi16(even(w), even(a)) + (Ints)_mm_madd_epi16(odd(w), odd(a));
+#else
   const Ints wi = (Ints)w, ai = (Ints)a;
   for (int shift = 24; shift >= 0; shift -= 8) sum += ((wi << shift) >> 24) * ((ai << shift) >> 24);
   return sum;
+#endif
 }
 
 // --- formats: stored quads, and the exact sum of a group's products -----------------------------------------------------------

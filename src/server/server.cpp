@@ -60,9 +60,17 @@ void signal_thread() {
   }
 }
 
+/// A program that ends before it has become a server leaves the thread waiting.
+struct SignalThread {
+  std::thread thread;
+  ~SignalThread() {
+    if (thread.joinable()) thread.detach();
+  }
+};
+
 std::thread& signals() {
-  static std::thread thread;
-  return thread;
+  static SignalThread it;
+  return it.thread;
 }
 
 }  // namespace
