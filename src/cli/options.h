@@ -58,7 +58,7 @@ struct Options {
   bool jsonl = false;                  // tokenize, detokenize, template
   std::string template_file, context_file;
   std::string input, output;           // logits
-  int64_t bench_prompt = 512, bench_tokens = 128, bench_runs = 3;
+  int64_t bench_prompt = 0, bench_tokens = 128, bench_runs = 3;
   int parallel = 0;                    // serve: sequences side by side; 0: the default
   server::ServerOptions server;        // serve: its own
 };
