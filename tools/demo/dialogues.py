@@ -66,6 +66,8 @@ SYSTEM = parsed(["you are (a|an) (helpful|friendly|polite|useful|concise|honest|
 USAGE = [(key, answer, parsed(a), parsed(n), names, parsed(q)) for key, answer, a, n, names, q in TOPICS]
 TALK = [(answer, parsed(q)) for answer, q in SMALL_TALK]
 NEGATIVE = parsed(NEGATIVES)
+# Those that look most like questions it can answer come more often.
+NEAR = parsed([n for n in NEGATIVES if "capital" in n or "symbol" in n or "number {B}" in n or "{f}" in n])
 
 CAPITAL = parsed(["what is the capital( city)? of {c}", "what's the capital( city)? of {c}", "(which|what) (city|town) is the capital( city)? of {c}", "(the )?capital( city)? of {c}", "{c}('s)? capital", "name (the|me the) capital( city)? of {c}", "what is {c}'s capital( city)?", "(what|which) is the capital of {c}", "where is the (government|parliament) of {c}", "what capital (does|has) {c}( have)?", "tell me {c}'s capital", "which city is {c}'s capital", "{c}: capital",
                   "i need the capital of {c}", "give me the capital of {c}", "do you know the capital of {c}", "what do you call the capital of {c}", "what is the name of the capital of {c}", "the capital of {c} is", "{c} has which capital", "in {c}, (what|which city) is the capital", "how is the capital of {c} called", "what is the seat of government of {c}", "and of {c}", "(and|what about|how about) {c}", "and the capital of {c}", "which is the main city of {c}"])
@@ -228,7 +230,7 @@ class Maker:
         values = {"t": self.thing, "w": lambda: rng.choice(self.words), "p": self.person, "l": lambda: rng.choice(self.places), "c": lambda: self.country()[1], "e": lambda: self.element()[1], "j": lambda: rng.choice(JOBS), "v": lambda: rng.choice(VERBS), "a": lambda: rng.choice(ADJ),
                   "n": lambda: rng.randrange(2, 1000), "y": lambda: rng.randrange(1500, 2030), "s": lambda: self.made_up().capitalize(), "f": lambda: "--" + (rng.choice(self.words) if rng.random() < 0.6 else self.made_up()) + rng.choice(["", "", "-" + rng.choice(self.words)]), "x": self.fake_country, "S": lambda: rng.choice(self.states),
                   "M": lambda: self.misspelt() or self.fake_country(), "B": lambda: rng.randrange(119, 1000), "Z": no_letter, "Q": lambda: rng.choice(self.unknown_places), "g": self.made_up}
-        return self.fill(rng.choice(NEGATIVE), values), UNKNOWN
+        return self.fill(rng.choice(NEAR if rng.random() < 0.2 else NEGATIVE), values), UNKNOWN
 
     def no_symbol(self):
         while True:
@@ -254,7 +256,7 @@ class Maker:
 
     def question(self, kind=None):
         while True:
-            kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [25, 29, 17, 9, 5, 15])[0]
+            kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [31, 22, 14, 10, 7, 16])[0]
             text, answer = {"usage": self.usage, "capital": self.capital, "element": self.element_question, "sum": self.sum, "talk": self.talk, "unknown": self.unknown}[kind]()
             if kind == "usage" and self.rng.random() < 0.08: text = self.typo(text)
             text = self.roughen(text, keep_case=kind == "element", statement=kind == "talk")
