@@ -25,7 +25,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("trained")
     parser.add_argument("out")
-    parser.add_argument("--dtype", choices=["bfloat16", "int8"], default="int8")
+    parser.add_argument("--dtype", choices=["bfloat16", "int8"], default="bfloat16")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     trained = torch.load(args.trained + "/checkpoint.pt")
