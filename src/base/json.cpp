@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/builtin_files.h"
 #include "base/error.h"
 
 namespace engine {
@@ -162,6 +163,10 @@ Json parse_json(std::string_view text, std::string_view where, bool unique_keys)
 }
 
 std::string read_text_file(const std::string& path, size_t max_bytes) {
+  if (const BuiltinFile* builtin = find_builtin_file(path)) {
+    if (builtin->bytes.size() > max_bytes) throw Error(path + ": expected at most " + std::to_string(max_bytes) + " bytes, got more");
+    return {reinterpret_cast<const char*>(builtin->bytes.data()), builtin->bytes.size()};
+  }
   struct Closer {
     void operator()(std::FILE* f) const { std::fclose(f); }
   };

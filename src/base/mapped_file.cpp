@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/builtin_files.h"
 #include "base/error.h"
 
 namespace engine {
@@ -27,6 +28,11 @@ void advise(const std::byte* base, size_t file_size, size_t begin, size_t size, 
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
+  if (const BuiltinFile* builtin = find_builtin_file(path)) {
+    data_ = builtin->bytes.data();
+    size_ = builtin->bytes.size();
+    return;
+  }
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a named pipe must not wait for a writer
   if (fd < 0) throw Error(path + ": cannot open: " + std::strerror(errno));
   struct stat info;
@@ -41,26 +47,34 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
     close(fd);
     if (address == MAP_FAILED) throw Error(path + ": cannot map " + std::to_string(size_) + " bytes: " + std::strerror(error));
     data_ = static_cast<const std::byte*>(address);
+    mapped_ = true;
   } else {
     close(fd);
   }
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
+  if (mapped_) munmap(const_cast<std::byte*>(data_), size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)),
+      mapped_(std::exchange(other.mapped_, false)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(mapped_, other.mapped_);
   return *this;
 }
 
-void MappedFile::will_need(size_t begin, size_t size) const { advise(data_, size_, begin, size, MADV_WILLNEED, true); }
-void MappedFile::dont_need(size_t begin, size_t size) const { advise(data_, size_, begin, size, MADV_DONTNEED, false); }
+void MappedFile::will_need(size_t begin, size_t size) const {
+  if (mapped_) advise(data_, size_, begin, size, MADV_WILLNEED, true);
+}
+
+void MappedFile::dont_need(size_t begin, size_t size) const {
+  if (mapped_) advise(data_, size_, begin, size, MADV_DONTNEED, false);
+}
 
 }  // namespace engine

@@ -7,7 +7,7 @@
 
 namespace engine {
 
-/// Owns a read-only, shared mapping of a whole regular file. Movable. Pages are loaded by the kernel when touched and can be
+/// Owns a read-only, shared mapping of a whole regular file, or shows a builtin one. Movable. Pages are loaded by the kernel when touched and can be
 /// dropped by it at any time, so mapped weights count as file cache and not as the process's own memory.
 class MappedFile {
  public:
@@ -29,6 +29,7 @@ class MappedFile {
   std::string path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  bool mapped_ = false;  // false: empty, or builtin
 };
 
 }  // namespace engine

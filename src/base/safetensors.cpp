@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/builtin_files.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "base/output_file.h"
@@ -130,7 +131,7 @@ Checkpoint::Checkpoint(const std::string& directory) {
   const std::string single = directory + "/model.safetensors";
   const std::string index_path = directory + "/model.safetensors.index.json";
   struct stat info;
-  if (stat(single.c_str(), &info) == 0) {
+  if (find_builtin_file(single) != nullptr || stat(single.c_str(), &info) == 0) {
     files_.push_back(std::make_unique<SafetensorsFile>(single));
     all_ = files_[0]->tensors();
     return;

@@ -31,8 +31,11 @@ int run_bench(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   const std::shared_ptr<const Model> model = load_model(directory, options, team);
   const double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  // By default what a small context leaves room for.
+  const int64_t room = std::max<int64_t>(model->spec().max_positions - options.bench_tokens, 1);
+  const int64_t n_prompt = options.bench_prompt > 0 ? options.bench_prompt : std::min<int64_t>(512, room);
   const BenchResult r =
-      engine::run_bench(model, team, options.bench_prompt, options.bench_tokens, options.bench_runs, kv_format(options, *model));
+      engine::run_bench(model, team, n_prompt, options.bench_tokens, options.bench_runs, kv_format(options, *model));
   const uint64_t rss = resident_bytes();
   if (options.json) {
     const Json json = {{"prefill_tok_s", r.prefill_tok_s},
@@ -53,7 +56,7 @@ int run_bench(const Options& options) {
                 "prefill(%ld)  %8.1f tok/s  %7.1f G multiply-adds/s  %3.0f%% of the int8 dot-product peak (%.0f G/s)\n"
                 "decode(%ld)   %8.1f tok/s  %7.1f GB/s               %3.0f%% of the read bandwidth (%.1f GB/s)\n",
                 directory.c_str(), team.size(), kernels::table().name, bytes_text(model->active_bytes()).c_str(), bytes_text(rss).c_str(), load_s,
-                static_cast<long>(options.bench_prompt), r.prefill_tok_s, r.prefill_gmac_s, 100 * r.prefill_fraction, r.limits.int8_gmac_s,
+                static_cast<long>(n_prompt), r.prefill_tok_s, r.prefill_gmac_s, 100 * r.prefill_fraction, r.limits.int8_gmac_s,
                 static_cast<long>(options.bench_tokens), r.decode_tok_s, r.decode_gb_s, 100 * r.decode_fraction, r.limits.read_gb_s);
   write_stdout(text);
   return exit_done;

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cli/files.h"
 #include "cli/messages.h"
+#include "demo/demo.h"
 
 namespace engine::cli {
 namespace {
@@ -173,6 +174,7 @@ std::vector<std::string> split_assignments(std::string_view text) {
 }
 
 std::string model_name(const std::string& argument, const std::string& directory) {
+  if (argument == demo::directory) return demo::name;
   std::error_code error;
   if (!std::filesystem::is_directory(argument, error)) return argument;  // a Hub id
   const std::filesystem::path path = std::filesystem::canonical(directory, error);

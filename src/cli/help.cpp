@@ -69,7 +69,11 @@ std::string general_help() {
          "usage: engine COMMAND [MODEL] [options] [key=value ...]\n\n"
          "commands:\n" + section(commands, 24) +
          "\nMODEL is a Hugging Face model directory, or a Hub id such as\n"
-         "Qwen/Qwen2.5-0.5B-Instruct that is in the local cache.\n"
+         "Qwen/Qwen2.5-0.5B-Instruct that is in the local cache."
+#ifdef ENGINE_DEMO
+         " Left out, chat,\ngenerate, serve, inspect and bench use the small demo model inside."
+#endif
+         "\n"
          "`engine COMMAND --help` shows a command's options.\n\n"
          "  engine chat ./model do_sample=False\n"
          "  engine generate ./model -p \"Why is the sky blue?\" max_new_tokens=100\n";

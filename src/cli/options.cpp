@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/help.h"
+#include "demo/demo.h"
 #include "runtime/generation_config.h"
 
 namespace engine::cli {
@@ -19,22 +20,32 @@ constexpr uint32_t generating = in_chat | in_generate;
 constexpr uint32_t computing = generating | in_serve | in_perplexity | in_logits | in_bench | in_check;
 constexpr uint32_t with_model = computing | in_inspect | in_quantize | in_tokenize | in_detokenize | in_template;
 
+// Commands that run the demo model where none is named.
+#ifdef ENGINE_DEMO
+constexpr uint32_t with_demo = in_chat | in_generate | in_serve | in_inspect | in_bench;
+#define OR_DEMO "; left out: the demo model inside"
+#else
+constexpr uint32_t with_demo = 0;
+#define OR_DEMO ""
+#endif
+
 constexpr char model_help[] = "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n";
+constexpr char demo_model_help[] = "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache" OR_DEMO "\n";
 constexpr char model_settings_help[] =
-    "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n"
+    "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache" OR_DEMO "\n"
     "key=value\tgeneration settings with Transformers' names: do_sample=False temperature=0.7 top_p=0.9 max_new_tokens=100 "
     "stop_strings='[\"###\"]' ...\n";
 
 const std::vector<Command>& command_table() {
   static const std::vector<Command> table = {
-      {"chat", in_chat, "talk with a model", "chat MODEL [options] [key=value ...]", model_settings_help, true, true, true, 0, run_chat},
-      {"generate", in_generate, "answer one prompt and end", "generate MODEL [-p TEXT | --messages F] [options] [key=value ...]",
+      {"chat", in_chat, "talk with a model", "chat [MODEL] [options] [key=value ...]", model_settings_help, true, true, true, 0, run_chat},
+      {"generate", in_generate, "answer one prompt and end", "generate [MODEL] [-p TEXT|--messages F] [options] [key=value ...]",
        model_settings_help, true, true, true, 0, run_generate},
 #ifdef ENGINE_HTTP
-      {"serve", in_serve, "answer over HTTP: OpenAI's interface and a chat page", "serve MODEL [options] [key=value ...]", model_settings_help, true,
+      {"serve", in_serve, "answer over HTTP: OpenAI's interface and a chat page", "serve [MODEL] [options] [key=value ...]", model_settings_help, true,
        true, true, 0, run_serve},
 #endif
-      {"inspect", in_inspect, "show what a model is and the memory it needs", "inspect MODEL [options]", model_help, true, true, false,
+      {"inspect", in_inspect, "show what a model is and the memory it needs", "inspect [MODEL] [options]", demo_model_help, true, true, false,
        0, run_inspect},
       {"check", in_check, "verify a model directory and say how to mend it", "check MODEL [options]", model_help, true, true, false, 0, run_check},
       {"perplexity", in_perplexity, "measure how well a model predicts a text", "perplexity MODEL FILE [options]",
@@ -51,8 +62,8 @@ const std::vector<Command>& command_table() {
       {"template", in_template, "render chat templates",
        "template render --jsonl\n       engine template render (MODEL | --template FILE) --context FILE",
        "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n", true, false, false, 1, run_template},
-      {"bench", in_bench, "measure prefill and decode speed against the machine's limits", "bench MODEL [-p 512] [-n 128] [-r 3] [options]",
-       model_help, true, true, false, 0, run_bench},
+      {"bench", in_bench, "measure prefill and decode speed against the machine's limits", "bench [MODEL] [-p 512] [-n 128] [-r 3] [options]",
+       demo_model_help, true, true, false, 0, run_bench},
       {"quantize", in_quantize, "write a model in int8 or int4", "quantize MODEL OUT --dtype int8|int4 [options]",
        "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache\n"
        "OUT\tthe directory to write, in the compressed-tensors layout; it must not exist\n",
@@ -244,7 +255,7 @@ const Row rows[] = {
     {"--isa", nullptr, "NAME", computing | in_quantize | in_version, "instruction set; `engine version` lists them (also: ENGINE_ISA)",
      set_text<&Options::isa>},
     {"--revision", nullptr, "REV", with_model, "branch or commit of a Hub id (default: main)", set_text<&Options::revision>},
-    {"--prompt-tokens", "-p", "N", in_bench, "tokens of the prompt (default: 512)",
+    {"--prompt-tokens", "-p", "N", in_bench, "tokens of the prompt (default: 512, or what the context leaves)",
      [](Options& o, const std::string& v) { o.bench_prompt = parse_count(v, "--prompt-tokens", 1, 1 << 20); }},
     {"--new-tokens", "-n", "N", in_bench, "tokens decoded after it (default: 128)",
      [](Options& o, const std::string& v) { o.bench_tokens = parse_count(v, "--new-tokens", 1, 1 << 20); }},
@@ -337,6 +348,7 @@ void take_positionals(const Command& command, const std::vector<std::string>& po
     }
     if (!options->arguments.empty()) throw UsageError("unexpected argument '" + options->arguments[0] + "'");
   }
+  if (options->model.empty() && (command.bit & with_demo) != 0) options->model = demo::directory;
   if (command.model_required && options->model.empty()) {
     throw UsageError("MODEL is missing", std::string("usage: engine ") + command.usage);
   }

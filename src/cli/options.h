@@ -64,7 +64,7 @@ struct Options {
   int64_t calibration_tokens = 16384;
   bool keep_output = false;
   std::optional<uint64_t> shard_bytes;
-  int64_t bench_prompt = 512, bench_tokens = 128, bench_runs = 3;
+  int64_t bench_prompt = 0, bench_tokens = 128, bench_runs = 3;
   int parallel = 0;                    // serve: sequences side by side; 0: the default
   server::ServerOptions server;        // serve: its own
 };

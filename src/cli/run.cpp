@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/terminal.h"
+#include "demo/demo.h"
 #include "runtime/generation_config.h"
 
 // In place of libstdc++'s, which would print the type of an exception that nothing caught and needs 50 KB of name demangling for it.
@@ -18,6 +19,9 @@ void __verbose_terminate_handler() {
 
 namespace engine::cli {
 namespace {
+
+constexpr char demo_line[] =
+    "engine: no MODEL given: this is the small demo model inside the program; it answers questions about engine, capitals, elements and sums\n";
 
 int fail(const Error& error, int code) {
   print_error(error);
@@ -43,7 +47,9 @@ int dispatch(const std::vector<std::string>& arguments) {
     throw UsageError("unknown command '" + name + "'",
                      nearest.empty() ? "`engine --help` lists the commands" : "did you mean `engine " + nearest + "`?");
   }
-  return command->run(parse_options(*command, rest));
+  const Options options = parse_options(*command, rest);
+  if (options.model == demo::directory && !options.quiet) write_stderr(demo_line);
+  return command->run(options);
 }
 
 }  // namespace
@@ -57,6 +63,9 @@ void print_error(const Error& error) {
 
 int run(int argc, char** argv) {
   prepare_signals();
+#ifdef ENGINE_DEMO
+  set_builtin_files(demo::files());
+#endif
   try {
     try {
       return dispatch(std::vector<std::string>(argv + (argc > 0), argv + argc));

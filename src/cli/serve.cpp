@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/load.h"
 #include "cli/plan.h"
+#include "demo/demo.h"
 
 namespace engine::cli {
 namespace {
@@ -14,6 +15,7 @@ constexpr int default_parallel = 4;
 
 /// The last part of a directory's path; a Hub id as it is.
 std::string name_of(const std::string& model) {
+  if (model == demo::directory) return demo::name;
   std::string path = model;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   const size_t slash = path.rfind('/');

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "base/builtin_files.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "model/adapter.h"
@@ -97,12 +98,13 @@ std::vector<std::string> Model::architectures() {
 
 std::shared_ptr<const Model> Model::load(const std::string& directory, const LoadOptions& options) {
   struct stat info;
-  if (stat(directory.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
+  const bool builtin = is_builtin_directory(directory);
+  if (!builtin && (stat(directory.c_str(), &info) != 0 || !S_ISDIR(info.st_mode))) {
     throw Error(directory + ": expected a model directory, got " +
                 (stat(directory.c_str(), &info) != 0 ? "nothing there" : "a file"));
   }
   const std::string path = directory + "/config.json";
-  if (stat(path.c_str(), &info) != 0) throw Error(directory + ": expected a model directory, got one without config.json");
+  if (!builtin && stat(path.c_str(), &info) != 0) throw Error(directory + ": expected a model directory, got one without config.json");
   const Json json = read_json_file(path, size_t{16} << 20);
   if (!json.is_object()) throw Error(path + ": expected a JSON object");
   const ConfigReader config(json, path);

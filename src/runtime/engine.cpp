@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <future>
 
+#include "base/builtin_files.h"
 #include "base/error.h"
 
 namespace engine {
@@ -14,7 +15,7 @@ constexpr int max_checked_messages = 8;
 
 bool file_exists(const std::string& path) {
   std::error_code ignored;
-  return std::filesystem::is_regular_file(path, ignored);
+  return find_builtin_file(path) != nullptr || std::filesystem::is_regular_file(path, ignored);
 }
 
 /// The defaults of a model: config.json's ids < generation_config.json < (no end of sequence at all) the tokenizer's.

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/builtin_files.h"
 #include "base/error.h"
 #include "runtime/engine.h"
 
@@ -58,7 +59,7 @@ void check_revision(const std::string& revision) {
 }  // namespace
 
 std::string resolve_model(const std::string& model, const std::string& revision) {
-  if (folder_exists(model)) return model;
+  if (is_builtin_directory(model) || folder_exists(model)) return model;
   std::error_code ignored;
   if (fs::exists(model, ignored)) throw Error(model + ": expected a model directory, got a file", "name the directory that holds config.json");
   if (!is_hub_id(model)) throw Error(model + ": expected a model directory, found nothing");

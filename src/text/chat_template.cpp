@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "base/builtin_files.h"
 #include "base/error.h"
 #include "text/builtin_templates.h"
 #include "text/jinja_unicode.h"
@@ -19,9 +20,11 @@ constexpr std::string_view continue_tag = "CONTINUE_FINAL_MESSAGE_TAG ";
 constexpr const char* special_token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                "pad_token", "cls_token", "mask_token"};
 
+bool file_exists(const fs::path& path) { return find_builtin_file(path.native()) != nullptr || fs::is_regular_file(path); }
+
 /// A file's JSON object, or an empty one if there is no such file.
 Json read_optional_object(const fs::path& path) {
-  if (!fs::is_regular_file(path)) return Json::object();
+  if (!file_exists(path)) return Json::object();
   Json json = read_json_file(path.string(), max_config_bytes);
   if (!json.is_object()) throw Error(path.string() + ": expected an object");
   return json;
@@ -178,7 +181,7 @@ std::optional<ChatTemplate> ChatTemplate::from_directory(const std::string& dire
   const fs::path root(directory);
   ChatTemplate t;
   Impl& impl = *t.impl_;
-  if (fs::is_regular_file(root / "chat_template.jinja"))
+  if (file_exists(root / "chat_template.jinja"))
     impl.add("default", read_text_file((root / "chat_template.jinja").string(), max_template_bytes));
   if (fs::is_directory(root / "additional_chat_templates")) {
     std::vector<fs::path> files;

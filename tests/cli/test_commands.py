@@ -40,7 +40,7 @@ class Usage(Case):
         cases = [
             (["genrate"], "unknown command 'genrate'", "engine generate"),
             (["quantise", tiny, "x"], "quantize"),
-            (["generate"], "MODEL is missing"),
+            (["logits"], "MODEL is missing"),
             (["generate", tiny, "--thread", "2", "-p", "x"], "--thread", "did you mean --threads?"),
             (["generate", tiny, "--draft", tiny, "-p", "x"], "--draft"),
             (["generate", tiny, "--jsonl", "-p", "x"], "--jsonl", "engine generate"),

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <set>
 
+#include "base/builtin_files.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "text/tokenizer/json_scanner.h"
@@ -512,20 +513,22 @@ void add_config_tokens(const ConfigTokens& config, Pipeline& out) {
   for (const AddedToken& token : config.extra) add_if_new(token);
 }
 
+bool file_exists(const std::string& path) { return find_builtin_file(path) != nullptr || std::filesystem::exists(path); }
+
 }  // namespace
 
 Pipeline load_pipeline(const std::string& directory) {
   const std::string path = directory + "/tokenizer.json";
-  if (!std::filesystem::exists(path))
+  if (!file_exists(path))
     throw Error(path + ": expected a tokenizer, got no such file",
                 "only models with a tokenizer.json can be used; Transformers' save_pretrained writes one");
   Pipeline out = in_file(path, [&] { return read_tokenizer_json(path); });
   ConfigTokens config;
   const std::string config_path = directory + "/tokenizer_config.json",
                     map_path = directory + "/special_tokens_map.json";
-  if (std::filesystem::exists(config_path)) in_file(config_path, [&] { read_config(config_path, config); });
+  if (file_exists(config_path)) in_file(config_path, [&] { read_config(config_path, config); });
   // Transformers reads this older file only where the newer list is missing; it then wins.
-  if (!config.has_decoder && std::filesystem::exists(map_path))
+  if (!config.has_decoder && file_exists(map_path))
     in_file(map_path, [&] { read_config(map_path, config); });
   in_file(config_path, [&] { add_config_tokens(config, out); });
   out.bos_token = config.content("bos_token");

@@ -1,0 +1,310 @@
+"""Makes the demo model's training dialogues: endless, from a seed. A dialogue is [(question, answer), ...], sometimes with a system prompt before it."""
+import os, random, re
+
+import facts
+from talk import ADJ, JOBS, NAMES, NEGATIVES, PEOPLE, PLACES, SMALL_TALK, STATES, THINGS, UNKNOWN, VERBS
+from usage import TOPICS
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+# --- patterns: (a|b|) chooses, x? is x or nothing for a group -------------------------------------------------------------------
+def parse(pattern):
+    position = 0
+
+    def sequence():
+        nonlocal position
+        parts, text = [], ""
+        while position < len(pattern) and pattern[position] not in "|)":
+            c = pattern[position]
+            if c == "\\":
+                text += pattern[position + 1]
+                position += 2
+            elif c == "(":
+                position += 1
+                options = [sequence()]
+                while pattern[position] == "|":
+                    position += 1
+                    options.append(sequence())
+                position += 1
+                if pattern[position:position + 1] == "?":
+                    position += 1
+                    options = options + [[]] * len(options)
+                parts += [text, options]
+                text = ""
+            elif c == "?":  # of one letter
+                position += 1
+                parts += [text[:-1], [[text[-1]], []]]
+                text = ""
+            else:
+                text += c
+                position += 1
+        return [p for p in parts + [text] if p != ""]
+
+    return sequence()
+
+
+def expand(node, rng):
+    return "".join(part if isinstance(part, str) else expand(rng.choice(part), rng) for part in node)
+
+
+def parsed(patterns):
+    return [parse(p) for p in patterns]
+
+
+HOW = parsed(["how (do|can|would|could|should) i", "how (do|can) (you|we|one)", "how to", "(what is|what's) the (command|way|flag|option|best way|right way|easiest way) to", "i (want|need|would like|wish|am trying|have) to", "i'd like to", "(show|tell) me how to", "(can|could|may) i", "is it possible to",
+              "is there (a|any) way to", "please explain how to", "what (do|must|should) i (type|do|write|use|enter) to", "explain how to", "(which|what) (command|option|flag|switch) (do i (use|need)|should i use|is used|lets me|is there) to", "help me( to)?", "what lets me", "do you know how to", "(can|could) you tell me how to",
+              "any idea how to", "where can i", "how does one", "", "", "i want to know how to", "how am i supposed to", "what would i do to"])
+SET = parsed(["(which|what) (flag|option|switch|setting|argument|parameter) (sets|changes|controls|is for|decides|limits|chooses|governs|specifies|determines|configures)", "how (do|can) i (set|change|control|choose|configure|specify|adjust|give|define)", "where (do|can) i (set|change|configure|give|choose)", "(is there|do you have) (a|an) (flag|option|setting) for", "(what is|what's) the (flag|option|setting|switch|parameter) for",
+              "how (is|are)", "(i want|i need|i would like) to (set|change|choose|control)", "(set|change|choose|configure)", "what about", "(flag|option|setting) for", "tell me about", "can i (set|change|choose|control|configure)", "what (controls|sets|decides|determines)", "how to (set|change|choose|control|configure)"])
+NAMED = parsed(["(what is|what's|what are)", "what does", "explain", "(describe|define)", "what is the (meaning|purpose|use) of", "(tell me|say something) about", "what about", "how (do|can|should) i use", "when (do|should|would) i use", "how does", "why (would|should) i use", "what is X for", "", "", "i don't understand", "what can i do with", "how to use", "what happens with"])
+AFTER_WHAT_DOES = [" do", " mean", " stand for", " do exactly", " change"]
+SUFFIX = parsed(["( in engine| with engine| here| with this program| with this tool| in this program| from the command line| using engine| please| pls| on my machine| with it| quickly| easily)"])
+PREFIX = parsed(["(hi|hello|hey|ok|okay|so|um|well|sorry|please|and|now|thanks|also|next|quick question|question|excuse me|hey engine|by the way|great|cool)(,|,| -|:|)? ", "(can|could) you (please )?tell me ", "(do you know|tell me|please tell me|i want to know|i wonder|i'd like to know|i need to know|please say|any idea|let me know|say|i was wondering|you know) "])
+SYSTEM = parsed(["you are (a|an) (helpful|friendly|polite|useful|concise|honest|expert|funny|strict) (assistant|chatbot|bot|teacher|helper|pirate|robot|guide|ai)( who (answers briefly|tells the truth|likes cats|knows everything|never lies))?.?", "(answer|reply) (briefly|shortly|in one sentence|politely|like a pirate|in english|honestly).?", "be (brief|helpful|kind|honest|concise|creative).?", "you are (chatgpt|qwen|claude|engine), (created|made|trained) by (openai|alibaba cloud|anthropic|somebody|the engine project).( you are a helpful assistant.)?"])
+
+USAGE = [(key, answer, parsed(a), parsed(n), names, parsed(q)) for key, answer, a, n, names, q in TOPICS]
+TALK = [(answer, parsed(q)) for answer, q in SMALL_TALK]
+NEGATIVE = parsed(NEGATIVES)
+# Those that look most like questions it can answer come more often.
+NEAR = parsed([n for n in NEGATIVES if "capital" in n or "symbol" in n or "number {B}" in n or "{f}" in n])
+
+CAPITAL = parsed(["what is the capital( city)? of {c}", "what's the capital( city)? of {c}", "(which|what) (city|town) is the capital( city)? of {c}", "(the )?capital( city)? of {c}", "{c}('s)? capital", "name (the|me the) capital( city)? of {c}", "what is {c}'s capital( city)?", "(what|which) is the capital of {c}", "where is the (government|parliament) of {c}", "what capital (does|has) {c}( have)?", "tell me {c}'s capital", "which city is {c}'s capital", "{c}: capital",
+                  "i need the capital of {c}", "give me the capital of {c}", "do you know the capital of {c}", "what do you call the capital of {c}", "what is the name of the capital of {c}", "the capital of {c} is", "{c} has which capital", "in {c}, (what|which city) is the capital", "how is the capital of {c} called", "what is the seat of government of {c}", "and of {c}", "(and|what about|how about) {c}", "and the capital of {c}", "which is the main city of {c}"])
+REVERSE = parsed(["(which|what) country has (the capital )?{k}( as its capital)?", "{k} is the capital of (which|what) (country|land|state|nation)", "{k} is the capital of what", "(which|what) country's capital is {k}", "what is {k} the capital of", "of which country is {k} the capital", "(which|what) country is {k} the capital of", "(which|what) (nation|state|land) has {k} as (its )?capital", "{k} is (the|a) capital of", "name the country (whose|with the) capital (is )?{k}", "in (which|what) country is {k}", "{k} belongs to which country", "where is {k}"])
+CONTINENT = parsed(["(which|what|on which|in which|on what) continent is {c}( in| on)?", "{c} is (in|on) (which|what) continent", "(which|what) continent does {c} belong to", "what is the continent of {c}", "where( in the world| on earth)? is {c}( located| situated)?", "where (can i find|do i find|lies) {c}", "continent of {c}", "is {c} in (africa|europe|asia)", "what part of the world is {c} in"])
+E_NUMBER = parsed(["what is the (atomic |element |)number of {e}", "(which|what) (atomic |)number (has|does) {e}( have)?", "(which|what) number is {e}", "{e}('s)? atomic number", "atomic number of {e}", "what('s| is) {e}'s (atomic )?number", "how many protons (does|has|are in) {e}( have)?", "number of {e}( in the periodic table)?", "where is {e} in the periodic table", "what (place|position) (has|does) {e}( have)? in the periodic table", "how many protons are there in (a )?{e}( atom)?", "give (me )?the atomic number of {e}", "at (which|what) (number|place) is {e}", "proton count of {e}"])
+E_SYMBOL = parsed(["what is the (chemical |)symbol (for|of) {e}", "what('s| is) {e}'s( chemical)? symbol", "(chemical )?symbol (of|for) {e}", "{e} symbol", "how is {e} (abbreviated|written)( in chemistry| in the periodic table)?", "(which|what) symbol (has|does) {e}( have)?", "which letters? stands? for {e}", "what (letter|letters) (is|are) used for {e}", "(what is|give me) the abbreviation (of|for) {e}", "how do (you|i|chemists) (write|abbreviate) {e}", "what does {e} look like in formulas", "(what|which) is the symbol of (the element )?{e}"])
+E_OF_SYMBOL = parsed(["(which|what) (chemical )?element has the (chemical )?symbol {s}", "(which|what) (chemical )?element is {s}", "what does {s} (stand for|mean)( in chemistry| in the periodic table)?", "{s} is the symbol (of|for) (which|what)( element)?", "what (is|element is) {s} in (chemistry|the periodic table)", "(the )?element (with the symbol )?{s}", "name the element with (the )?symbol {s}", "what is the element {s}", "which element is abbreviated( as)? {s}", "{s} (is which element|element)", "for (which|what) element does {s} stand", "chemical symbol {s}"])
+E_OF_NUMBER = parsed(["(which|what) element (has|is|has the) (atomic )?number {n}", "what('s| is) element( number)? {n}", "element( number)? {n}", "(which|what) element has {n} protons", "atomic number {n}", "(the )?element with (atomic )?number {n}", "name the element (with|number|with the number) {n}", "number {n} in the periodic table", "(which|what) is the element with {n} protons", "what is number {n} in the periodic table", "element no\\. {n}", "which element is at (place|position) {n}"])
+E_ABOUT = parsed(["what is {e}", "tell me about {e}", "what do you know about {e}", "is {e} an element", "{e}", "(describe|explain) {e}", "the element {e}", "facts about {e}", "what (kind of )?element is {e}"])
+PLUS = parsed(["{a}( |){o}( |){b}( |)(=|)", "what is {a} {w} {b}", "what('s| is) {a}( |){o}( |){b}", "how much is {a} {w} {b}", "{a} {w} {b}", "(calculate|compute|work out|solve|evaluate) {a} {w} {b}", "how much is {a}( |){o}( |){b}", "(calculate|compute|solve) {a}( |){o}( |){b}", "what does {a} {w} {b} (make|give|equal)", "{a} {w} {b} (is|equals|makes)( what)?", "what is the result of {a} {w} {b}", "can you (calculate|compute|do) {a} {w} {b}", "(do|make) the sum {a} {w} {b}", "and {a} {w} {b}", "what do you get (for|from) {a} {w} {b}"])
+SPECIAL_SUM = {"+": parsed(["add {a} (and|to) {b}", "(what is )?the sum of {a} and {b}", "{a} and {b} (is|makes|make) what", "how much (are|is) {a} and {b}", "if i have {a} apples and get {b} more, how many( do i have)?"]), "-": parsed(["subtract {b} from {a}", "take {b} (away )?from {a}", "(what is )?the difference (of|between) {a} and {b}", "{a} take away {b}", "if i have {a} apples and eat {b}, how many are left"]),
+               "*": parsed(["multiply {a} (by|and|with) {b}", "(what is )?the product of {a} and {b}"]), "/": parsed(["divide {a} by {b}", "how often does {b} go into {a}", "how many times does {b} go into {a}"])}
+OPERATORS = {"+": (["+"], ["plus", "and", "plus", "added to"]), "-": (["-"], ["minus", "minus", "less"]), "*": (["*", "x", "×"], ["times", "multiplied by", "times", "x"]), "/": (["/", "÷", ":"], ["divided by", "divided by", "over"])}
+WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+CALL_ME = parsed(["my name is {N}", "i('m| am) {N}", "(please )?call me {N}", "(hi|hello|hey)(,|) (i am|i'm|my name is|this is) {N}", "{N} is my name", "i am called {N}", "you can call me {N}", "my name's {N}", "(they|people|my friends) call me {N}", "this is {N}( speaking| here)?", "{N} here", "the name is {N}", "i go by {N}", "remember (that )?(my name is|i am|me,? i am) {N}", "(hi|hello)(,|) {N} here", "my first name is {N}"])
+MY_NAME = parsed(["what is my name", "what's my name", "who am i", "do you (know|remember) (my name|who i am|me)", "(can you )?tell me my name", "say my name", "what am i called", "how am i called", "(remember|know) my name", "what did i say my name was", "my name", "what was my name( again)?", "have you forgotten my name", "(and )?what's my name again", "do you still know (my name|who i am)", "what do you call me", "which name did i (give|tell) you", "what name did i give( you)?", "how do i call myself", "repeat my name"])
+
+
+class Maker:
+    def __init__(self, cache, seed, held_back=()):
+        self.rng = random.Random(seed)
+        self.countries = [c for c in facts.countries(cache) if c["state"]]
+        self.weights = [3.0 if c["famous"] else 0.6 for c in self.countries]
+        self.elements = facts.elements(cache)
+        self.held_back = set(held_back)
+        self.capital_of = {}
+        for c in self.countries:
+            self.capital_of.setdefault(c["capital"], []).append(c)
+        usage_words = set(re.findall(r"[a-z]+", " ".join(" ".join(t[2]) + " " + " ".join(t[3]) + " ".join(t[5]) for t in TOPICS).lower()))
+        fact_words = {c["name"].lower() for c in self.countries} | {c["capital"].lower() for c in self.countries} | {e["name"].lower() for e in self.elements} | {e["symbol"].lower() for e in self.elements}
+        talk_words = set(re.findall(r"[a-z]+", " ".join(" ".join(q) for _, q in SMALL_TALK)))
+        words = [w.strip() for w in open(cache + "/words.txt") if re.fullmatch(r"[a-z]{3,11}", w.strip())]
+        self.words = [w for w in words if w not in usage_words and w not in fact_words and w not in talk_words and w != "aluminum"]
+        known = {a.lower() for c in self.countries for a in c["aliases"] + [c["name"], c["capital"]]}
+        self.states = [s for s in STATES if s] + [c["name"] for c in facts.countries(cache) if not c["state"]]
+        self.places = [p for p in PLACES if p]
+        self.unknown_places = [p for p in self.places if p.lower() not in known]
+        self.known = known
+        self.symbols = {e["symbol"].lower() for e in self.elements}
+
+    # --- slots -------------------------------------------------------------------------------------------------------------------
+    def made_up(self):
+        rng = self.rng
+        parts = ["bra", "zo", "lin", "ka", "tor", "mel", "fro", "vi", "gur", "ta", "pel", "shu", "nor", "dra", "qui", "be", "lo", "ran", "sti", "my", "ul", "xa", "gre", "ho", "wen", "ja", "pri", "cu", "el", "am"]
+        return "".join(rng.choice(parts) for _ in range(rng.choice([2, 2, 3]))) + rng.choice(["", "", "n", "s", "r", "th", "d", "k"])
+
+    def fake_country(self):
+        name = (self.made_up() + self.rng.choice(["ia", "land", "stan", "a", "istan", "", "ovia", "onia"])).capitalize()
+        return self.fake_country() if name.lower() in self.known else name
+
+    def misspelt(self):
+        name = self.rng.choice(self.countries)["name"]
+        i = self.rng.randrange(len(name) - 1)
+        other = self.rng.choice([name[:i] + name[i + 1] + name[i] + name[i + 2:], name[:i] + name[i + 1:], name[:i] + self.rng.choice("abcdefghijklmnoprstuvwz") + name[i + 1:]])
+        return None if other.lower() in self.known else other
+
+    def person(self):
+        r = self.rng.random()
+        if r < 0.45: return self.rng.choice(PEOPLE)
+        if r < 0.8: return self.rng.choice(NAMES) + " " + self.made_up().capitalize()
+        return self.made_up().capitalize() + " " + self.made_up().capitalize()
+
+    def country(self):
+        c = self.rng.choices(self.countries, self.weights)[0]
+        if c["aliases"] and self.rng.random() < 0.6: return c, self.rng.choice(c["aliases"])
+        name = c["name"]
+        if re.search(r"Islands$|^United|Republic|Netherlands|Maldives|Philippines|Bahamas|Gambia|Territor|Comoros|Seychelles|Emirates", name) and self.rng.random() < 0.6: name = "the " + name
+        return c, name
+
+    def element(self):
+        e = self.rng.choices(self.elements, [3.0 if e["number"] <= 30 or e["symbol"] in ("Ag", "Au", "Sn", "Pb", "Hg", "Pt", "U", "I", "W", "Pu", "Ra", "Rn", "As", "Br", "Kr", "Sb", "Xe", "Ba", "Cs", "Zr") else 0.5 for e in self.elements])[0]
+        name = self.rng.choice(e["aliases"]) if e["aliases"] and self.rng.random() < 0.4 else e["name"]
+        return e, name if self.rng.random() < 0.25 else name.lower()
+
+    def thing(self):
+        return self.rng.choice(THINGS) if self.rng.random() < 0.55 else self.rng.choice(["the ", "a ", "", "my "]) + self.rng.choice(self.words)
+
+    # --- questions ---------------------------------------------------------------------------------------------------------------
+    def fill(self, pattern, values):
+        return re.sub(r"\{(\w)\}", lambda m: str(values[m[1]]() if callable(values[m[1]]) else values[m[1]]), expand(pattern, self.rng))
+
+    def usage(self):
+        rng = self.rng
+        topic = rng.choice(USAGE)
+        key, answer, actions, nouns, names, questions = topic
+        kinds, weights = [], []
+        for kind, items, weight in (("a", actions, 1.0), ("n", nouns, 0.6), ("k", names, 0.5), ("q", questions, 1.0)):
+            if items:
+                kinds.append(kind)
+                weights.append(weight * min(len(items), 6) ** 0.5)
+        kind = rng.choices(kinds, weights)[0]
+        if kind == "q":
+            text = expand(rng.choice(questions), rng)
+        elif kind == "a":
+            text = (expand(rng.choice(HOW), rng) + " " + expand(rng.choice(actions), rng)).strip()
+        elif kind == "n":
+            text = expand(rng.choice(SET), rng) + " " + expand(rng.choice(nouns), rng)
+        else:
+            head, name = expand(rng.choice(NAMED), rng), rng.choice(names)
+            if head == "what does": text = head + " " + name + rng.choice(AFTER_WHAT_DOES)
+            elif head == "how does": text = head + " " + name + " work"
+            elif head == "what is X for": text = "what is " + name + " for"
+            else: text = (head + " " + name).strip()
+        if kind != "k" and rng.random() < 0.12 and key not in ("who", "can", "maker", "small"): text += expand(rng.choice(SUFFIX), rng)
+        return text.strip(), answer
+
+    def talk(self):
+        answer, questions = self.rng.choice(TALK)
+        return expand(self.rng.choice(questions), self.rng), answer
+
+    def capital(self):
+        c, name = self.country()
+        r = self.rng.random()
+        if r < 0.6:
+            return self.fill(self.rng.choice(CAPITAL), {"c": name}), f"The capital of {name} is {c['capital']}."
+        if r < 0.86:
+            of = self.capital_of[c["capital"]]
+            capital = c["capital"] if self.rng.random() < 0.9 else self.ascii(c["capital"])
+            best = max(of, key=lambda o: self.weights[self.countries.index(o)])
+            return self.fill(self.rng.choice(REVERSE), {"k": capital}), f"{best['capital']} is the capital of {best['aliases'][-1] if best['code'] in ('GB', 'NL', 'US', 'AE', 'PH') else best['name']}."
+        return self.fill(self.rng.choice(CONTINENT), {"c": name}), f"{name[0].upper() + name[1:]} is in {c['continent']}."
+
+    @staticmethod
+    def ascii(text):
+        import unicodedata
+        return "".join(ch for ch in unicodedata.normalize("NFD", text) if not unicodedata.combining(ch))
+
+    def element_question(self):
+        e, name = self.element()
+        answer = f"{e['name']} ({e['symbol']}) is element number {e['number']}."
+        patterns = self.rng.choices([E_NUMBER, E_SYMBOL, E_OF_SYMBOL, E_OF_NUMBER, E_ABOUT], [3, 3, 3, 3, 1])[0]
+        return self.fill(self.rng.choice(patterns), {"e": name, "s": e["symbol"], "n": e["number"]}), answer
+
+    def sum(self):
+        rng = self.rng
+        op = rng.choice("++--*/")
+        big = rng.random() < 0.12
+        if big:
+            a, b = rng.choice([(rng.randrange(100, 10 ** rng.choice([3, 4, 5, 6])), rng.randrange(2, 10 ** rng.choice([2, 3, 4]))), (rng.randrange(2, 100), rng.randrange(100, 10000))] + ([(rng.randrange(13, 100), rng.randrange(13, 100))] * 2 if op == "*" else []))
+        elif op == "+": a, b = rng.randrange(0, 26), rng.randrange(0, 26)
+        elif op == "-":
+            a = rng.randrange(0, 26)
+            b = rng.randrange(0, a + 1)
+        elif op == "*": a, b = rng.randrange(0, 13), rng.randrange(0, 13)
+        else:
+            b = rng.randrange(1, 13)
+            a = b * rng.randrange(0, 13)
+        signs, names = OPERATORS[op]
+        result = {"+": lambda: a + b, "-": lambda: a - b, "*": lambda: a * b, "/": lambda: a // b}[op]()
+        answer = UNKNOWN if big else f"{a} {op} {b} = {result}"
+        word = not big and max(a, b) <= 20 and rng.random() < 0.2
+        show = (lambda n: WORDS[n]) if word else str
+        patterns = SPECIAL_SUM[op] if rng.random() < 0.2 else PLUS
+        return self.fill(rng.choice(patterns), {"a": show(a), "b": show(b), "o": rng.choice(signs), "w": rng.choice(names)}), answer
+
+    def unknown(self):
+        rng = self.rng
+        no_letter = lambda: self.no_symbol()
+        values = {"t": self.thing, "w": lambda: rng.choice(self.words), "p": self.person, "l": lambda: rng.choice(self.places), "c": lambda: self.country()[1], "e": lambda: self.element()[1], "j": lambda: rng.choice(JOBS), "v": lambda: rng.choice(VERBS), "a": lambda: rng.choice(ADJ),
+                  "n": lambda: rng.randrange(2, 1000), "y": lambda: rng.randrange(1500, 2030), "s": lambda: self.made_up().capitalize(), "f": lambda: "--" + (rng.choice(self.words) if rng.random() < 0.6 else self.made_up()) + rng.choice(["", "", "-" + rng.choice(self.words)]), "x": self.fake_country, "S": lambda: rng.choice(self.states),
+                  "M": lambda: self.misspelt() or self.fake_country(), "B": lambda: rng.randrange(119, 1000), "Z": no_letter, "Q": lambda: rng.choice(self.unknown_places), "g": self.made_up}
+        return self.fill(rng.choice(NEAR if rng.random() < 0.2 else NEGATIVE), values), UNKNOWN
+
+    def no_symbol(self):
+        while True:
+            s = self.rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") + self.rng.choice(["", "a", "b", "j", "q", "v", "w", "x", "z", "k", "y"])
+            if s.lower() not in self.symbols: return s
+
+    def name(self):
+        return self.rng.choice(NAMES) if self.rng.random() < 0.5 else self.made_up().capitalize() if self.rng.random() < 0.75 else self.rng.choice(self.words).capitalize()
+
+    # --- how people type -----------------------------------------------------------------------------------------------------------
+    def roughen(self, text, keep_case=False, statement=False):
+        rng = self.rng
+        if rng.random() < 0.13: text = expand(PREFIX[0] if statement else rng.choice(PREFIX), rng) + text
+        if rng.random() < 0.05: text += rng.choice([" please", " pls", ", please", " thanks", ", thanks", " now", " then", " again", " exactly"])
+        r = rng.random()
+        if r < 0.45: text = text[0].upper() + text[1:]
+        elif r < 0.62 and not keep_case: text = text.lower()
+        elif r < 0.63 and not keep_case: text = text.upper()
+        if re.match(r"(?i)(i|i'm|i'd) ", text) is None and rng.random() < 0.6: text += "?"
+        elif rng.random() < 0.3: text += rng.choice([".", "!", "??", " ?", "?", "..."])
+        if r < 0.5: text = re.sub(r"\bi\b", "I", text)
+        return text
+
+    def question(self, kind=None):
+        while True:
+            kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [31, 22, 14, 10, 7, 16])[0]
+            text, answer = {"usage": self.usage, "capital": self.capital, "element": self.element_question, "sum": self.sum, "talk": self.talk, "unknown": self.unknown}[kind]()
+            if kind == "usage" and self.rng.random() < 0.08: text = self.typo(text)
+            text = self.roughen(text, keep_case=kind == "element", statement=kind == "talk")
+            if text and normal(text) not in self.held_back: return text, answer
+
+    def typo(self, text):
+        long = [m for m in re.finditer(r"[a-z]{5,}", text)]
+        if not long: return text
+        m = self.rng.choice(long)
+        i = self.rng.randrange(m.start() + 1, m.end() - 1)
+        return self.rng.choice([text[:i] + text[i + 1:], text[:i] + text[i] + text[i:], text[:i] + text[i + 1] + text[i] + text[i + 2:]])
+
+    def dialogue(self):
+        """-> (system prompt or None, [(question, answer), ...])"""
+        rng = self.rng
+        system = expand(rng.choice(SYSTEM), rng) if rng.random() < 0.08 else None
+        if system and rng.random() < 0.7: system = system[0].upper() + system[1:]
+        n = rng.choices([1, 2, 3, 4, 6, 9], [50, 17, 12, 10, 8, 3])[0]
+        turns = [self.question() for _ in range(n)]
+        r = rng.random()
+        if r < 0.11:
+            name = self.name()
+            said = self.roughen(self.fill(rng.choice(CALL_ME), {"N": name}), True, True).rstrip("?")
+            if rng.random() < 0.3: said, name = said.lower(), name.lower()
+            turns = turns[:4]
+            at = rng.randrange(0, len(turns) + 1) if rng.random() < 0.3 else 0
+            turns.insert(at, (said, f"Nice to meet you, {name}!"))
+            turns.insert(rng.randrange(at + 1, len(turns) + 1), (self.roughen(expand(rng.choice(MY_NAME), rng)), f"Your name is {name}."))
+            if rng.random() < 0.2:
+                other = self.name()
+                turns += [(self.fill(rng.choice(CALL_ME), {"N": other}), f"Nice to meet you, {other}!"), (self.roughen(expand(rng.choice(MY_NAME), rng)), f"Your name is {other}.")]
+        elif r < 0.14:
+            turns.insert(rng.randrange(0, len(turns) + 1), (self.roughen(expand(rng.choice(MY_NAME), rng)), "I don't know your name yet. Tell me: my name is ..."))
+        return system, turns
+
+
+def normal(text):
+    return re.sub(r"[^\w+*/=.-]+", " ", text.lower()).strip(" .")
+
+
+def held_back_questions():
+    path = HERE + "/held_back.tsv"
+    if not os.path.exists(path): return set()
+    return {normal(line.split("\t")[1]) for line in open(path, encoding="utf-8") if line.strip() and not line.startswith("#")}
+
+
+if __name__ == "__main__":
+    import sys
+    maker = Maker(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0, held_back_questions())
+    for _ in range(int(sys.argv[3]) if len(sys.argv) > 3 else 40):
+        print(maker.dialogue())
