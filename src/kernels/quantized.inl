@@ -633,8 +633,10 @@ KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
   for (auto& sum : sums) sum.start(0);
   Bytes w = Bytes{} + int8_t{1}, a = Bytes{} + int8_t{1};
   for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& sum : sums) sum.add(w, a);
-    asm volatile("" : KERNEL_IN_REGISTER(w), KERNEL_IN_REGISTER(a));  // so that the products are not computed once and for all
+    for (auto& sum : sums) {
+      asm volatile("" : KERNEL_IN_REGISTER(w), KERNEL_IN_REGISTER(a));  // so that the products are not computed once for all chains
+      sum.add(w, a);
+    }
   }
   Ints total = {};
   for (auto& sum : sums) total += sum.get(0);
