@@ -54,7 +54,7 @@ class Usage(Case):
             (["generate", tiny, "-p", "x", "--mem", "much"], "--mem", "'much'"),
             (["generate", tiny, "-p", "x", "--mem", "1X"], "--mem", "'1X'"),
             (["generate", tiny, "-p", "x", "--dtype", "int5"], "--dtype", "'int5'", "bfloat16"),
-            (["generate", tiny, "-p", "x", "--kv-dtype", "int7"], "--kv-dtype", "'int8'"),
+            (["generate", tiny, "-p", "x", "--kv-dtype", "int7"], "--kv-dtype", "'int7'"),
             (["generate", tiny, "-p", "x", "--isa", "sse9"], "--isa", "'sse9'"),
             (["generate", tiny, "-p", "x", "--messages", "m.json"], "-p and --messages"),
             (["generate", tiny, "-p", "x", "--raw", "--system-prompt", "y"], "--raw"),

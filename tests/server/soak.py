@@ -107,7 +107,7 @@ def main():
     problems = []
     with s.Server(s.random_model(), "--parallel", "8", "--queue", "40", "--mem", "4M") as server:
         before = ask_clean(server)
-        flood(server, n, n_connections, seed + 1)  # caches and heaps reach their size
+        flood(server, max(n, 5000), n_connections, seed + 1)  # caches and heaps reach their size
         settle(server)
         rss, kv = resident(server), server.metric("kv_bytes")
         began = time.time()
