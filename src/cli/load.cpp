@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/builtin_files.h"
 #include "cli/plan.h"
 #include "cli/progress.h"
 #include "cli/terminal.h"
@@ -30,7 +31,8 @@ constexpr const char* format_names[] = {"float32", "bfloat16", "float16", "int8"
 static_assert(std::size(format_names) == kernels::n_formats);
 
 void tell_import(const Model& model, const Options& options) {
-  if (!options.quiet) write_stderr(printable(import_text(model)));
+  // The demo's form is nobody's concern.
+  if (!options.quiet && !is_builtin_directory(model.directory())) write_stderr(printable(import_text(model)));
 }
 
 void check_memory(const MemoryPlan& plan, uint64_t limit) {
@@ -107,6 +109,7 @@ std::shared_ptr<const Model> load_model(const std::string& directory, const Opti
   load.team = &team;
   load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };
   auto model = Model::load(directory, load);
+  bar.clear();
   tell_import(*model, options);
   return model;
 }
@@ -130,6 +133,7 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   Progress bar("loading", options.quiet);
   wanted.load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };
   auto engine = std::make_unique<Engine>(directory, wanted);
+  bar.clear();
   tell_import(engine->model(), options);
   return engine;
 }

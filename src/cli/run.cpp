@@ -20,8 +20,7 @@ void __verbose_terminate_handler() {
 namespace engine::cli {
 namespace {
 
-constexpr char demo_line[] =
-    "engine: no MODEL given: this is the small demo model inside the program; it answers questions about engine, capitals, elements and sums\n";
+constexpr char demo_line[] = "engine: no MODEL given: a toy inside answers, on engine, capitals, elements, sums\n";
 
 int fail(const Error& error, int code) {
   print_error(error);
