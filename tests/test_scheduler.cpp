@@ -7,6 +7,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "runtime/drafter.h"
 #include "support.h"
 #include "tiny_engine.h"
 
@@ -104,14 +105,21 @@ TEST_CASE("the same bits alone, beside others, in any chunks, from the cache, un
       int n_threads, max_sequences, max_batch_tokens;
       bool cache;
       uint64_t budget_blocks;
+      const char* draft = "";
     };
     // 256 tokens are 16 blocks; a sequence here takes up to 11.
     for (const Setting& s : {Setting{1, 1, 1, false, 0}, Setting{2, 4, 7, false, 0}, Setting{3, 8, 64, true, 0}, Setting{2, 4, 256, true, 17},
-                             Setting{1, 8, 33, true, 24}, Setting{2, 10, 16, false, 30}}) {
+                             Setting{1, 8, 33, true, 24}, Setting{2, 10, 16, false, 30},
+                             // with a draft model: itself, and others, whose vocabularies are smaller or larger and whose guesses are mostly wrong
+                             Setting{1, 1, 64, true, 0, name}, Setting{2, 4, 16, true, 0, name}, Setting{2, 3, 64, false, 17, name},
+                             Setting{1, 4, 64, true, 0, "llama-untied"}, Setting{2, 2, 33, true, 24, "phi3-longrope"}, Setting{1, 1, 7, false, 0, "mistral-window"}}) {
       CAPTURE(s.n_threads);
+      CAPTURE(s.draft);
       CAPTURE(s.max_batch_tokens);
       Team team(s.n_threads);
-      Scheduler scheduler(model, nullptr, team, options(s.max_sequences, s.max_batch_tokens, s.cache, s.budget_blocks, model.get()));
+      SchedulerOptions o = options(s.max_sequences, s.max_batch_tokens, s.cache, s.budget_blocks, model.get());
+      if (*s.draft != 0) o.draft_model = tiny_model(s.draft);
+      Scheduler scheduler(model, nullptr, team, o);
       for (int round = 0; round < 2; ++round) {  // the second time much is in the cache
         std::vector<GenerationRequest> load = mixed_load();
         std::vector<Scheduler::Id> ids;
@@ -135,6 +143,39 @@ TEST_CASE("the same bits alone, beside others, in any chunks, from the cache, un
       CHECK(scheduler.kv_bytes_used() == 0);
     }
   }
+}
+
+TEST_CASE("a draft model that guesses right saves steps, and one that guesses wrong is asked less") {
+  Team team(1);
+  const auto model = tiny_model();
+  for (const uint64_t seed : {0, 7}) {
+    CAPTURE(seed);
+    SchedulerOptions o = options(1, 64, true);
+    o.draft_model = model;
+    o.max_draft_tokens = 5;
+    Scheduler scheduler(model, nullptr, team, o);
+    const Scheduler::Id id = scheduler.submit(request(random_prompt(20, 1), 60, seed));
+    int n_steps = 0;
+    while (!scheduler.finished(id)) scheduler.step(), ++n_steps;
+    const GenerationStats stats = scheduler.take(id).stats;
+    CHECK(stats.completion_tokens == 60);
+    CHECK(stats.accepted_tokens == stats.draft_tokens);
+    CHECK(stats.accepted_tokens + n_steps == 60);  // each step gives one more
+    CHECK(stats.draft_tokens >= 1);
+  }
+  DraftPolicy policy(8);
+  for (int i = 0; i < 50; ++i) {
+    policy.drafted(0.001);
+    policy.verified(1, 0.010);
+    policy.verified(9, 0.012);
+  }
+  for (int i = 0; i < 50; ++i) policy.judged(8, 8);
+  CHECK(policy.choose(1) == 8);
+  for (int i = 0; i < 200; ++i) policy.judged(8, 0);
+  CHECK(policy.acceptance() < 0.05);
+  int n_asked = 0;
+  for (int i = 0; i < 160; ++i) n_asked += policy.choose(1) > 0;
+  CHECK(n_asked == 10);  // one in sixteen, to see whether guesses got better
 }
 
 TEST_CASE("a conversation computes only what is new") {

@@ -55,7 +55,9 @@ std::string closing_line(const GenerationStats& stats) {
   char text[160];
   std::snprintf(text, sizeof text, "%lld tokens, %.1f tok/s, prompt %lld (%lld cached)", static_cast<long long>(stats.completion_tokens),
                 decode_speed(stats), static_cast<long long>(stats.prompt_tokens), static_cast<long long>(stats.cached_tokens));
-  return text;
+  std::string line = text;
+  if (stats.draft_tokens > 0) line += ", " + std::to_string(stats.accepted_tokens) + " of " + std::to_string(stats.draft_tokens) + " drafted";
+  return line;
 }
 
 }  // namespace engine::cli

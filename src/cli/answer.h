@@ -17,7 +17,7 @@ namespace engine::cli {
 GenerationResult generate_answer(Engine& engine, std::vector<int32_t> prompt, const GenerationConfig& config, uint64_t stream,
                                  const InterruptGuard& guard, bool quiet, const std::function<void(std::string_view)>& show);
 
-/// "12 tokens, 34.5 tok/s, prompt 56 (7 cached)"
+/// "12 tokens, 34.5 tok/s, prompt 56 (7 cached)"; with a draft model also ", 6 of 10 drafted": of the guesses, those in the answer
 std::string closing_line(const GenerationStats& stats);
 
 /// Tokens a second, 0 where there is nothing to divide by.

@@ -74,6 +74,9 @@ CommandOutcome status(ChatSession& session, const std::string&) {
     context = error.message;
   }
   std::string out = "model     " + session.model_name() + " (" + model.spec().architecture + ", " + bytes_text(model.weight_bytes()) + ")\n";
+  if (const Model* draft = engine.scheduler().draft_model()) {
+    out += "draft     " + draft->directory() + " (" + bytes_text(draft->weight_bytes()) + ")\n";
+  }
   out += "template  " + engine.chat_template()->origin() + "\n";
   out += "context   " + context + "\n";
   out += "machine   " + plural(engine.team().size(), "thread") + ", " + kernels::table().name + "\n";

@@ -75,9 +75,9 @@ Json generated_text(const Prompt& prompt, const std::string& answer) {
   return messages;
 }
 
-std::string json_answer(const Engine& engine, const Prompt& prompt, const GenerationResult& result) {
+std::string json_answer(Engine& engine, const Prompt& prompt, const GenerationResult& result) {
   const GenerationStats& stats = result.stats;
-  const Json answer = {{"generated_text", generated_text(prompt, result.text)},
+  Json answer = {{"generated_text", generated_text(prompt, result.text)},
                        {"text", result.text},
                        {"token_ids", result.tokens},
                        {"prompt_tokens", stats.prompt_tokens},
@@ -90,6 +90,10 @@ std::string json_answer(const Engine& engine, const Prompt& prompt, const Genera
                          {"decode_s", stats.decode_s},
                          {"prefill_tok_s", prefill_speed(stats)},
                          {"decode_tok_s", decode_speed(stats)}}}};
+  if (engine.has_draft_model()) {
+    answer["timings"]["draft_tokens"] = stats.draft_tokens;
+    answer["timings"]["accepted_tokens"] = stats.accepted_tokens;
+  }
   return dump_json(answer) + "\n";
 }
 

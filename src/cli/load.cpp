@@ -114,6 +114,16 @@ std::shared_ptr<const Model> load_model(const std::string& directory, const Opti
   return model;
 }
 
+/// Of the draft model, for as many positions as the model's plan has.
+MemoryPlan draft_plan(const std::string& directory, const Options& options, int64_t ctx) {
+  Options of_draft = options;
+  of_draft.adapter.clear();
+  const std::shared_ptr<const Model> model = load_plan(directory, of_draft);
+  of_draft.ctx = std::min(ctx, model->spec().max_positions);
+  of_draft.kv_dtype = KvDTypeChoice::automatic;
+  return plan_memory(model, of_draft);
+}
+
 std::unique_ptr<Engine> load_engine(const Options& options) {
   select_isa(options);
   const std::string directory = resolve_model(options.model, options.revision);
@@ -125,10 +135,20 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   wanted.scheduler.context = options.ctx;
   wanted.kv_format = wanted_kv_format(options);
   wanted.chat_template = options.chat_template;
+  if (!options.draft.empty()) wanted.draft_directory = resolve_model(options.draft, "main");
   if (options.mem_bytes) {
-    const MemoryPlan plan = plan_memory(load_plan(directory, options), options);
+    MemoryPlan plan = plan_memory(load_plan(directory, options), options);
+    const MemoryPlan draft = options.draft.empty() ? MemoryPlan() : draft_plan(wanted.draft_directory, options, plan.ctx);
+    plan.weight_bytes += draft.weight_bytes;
+    plan.scratch_bytes += draft.scratch_bytes;
+    plan.kv_bytes += draft.kv_bytes;
+    plan.total_bytes += draft.total_bytes;
     check_memory(plan, *options.mem_bytes);
-    wanted.scheduler.kv_budget_bytes = *options.mem_bytes - plan.weight_bytes - plan.scratch_bytes;
+    // Both caches hold the same positions.
+    const uint64_t kv_budget = *options.mem_bytes - plan.weight_bytes - plan.scratch_bytes;
+    const double share = static_cast<double>(draft.kv_bytes_per_position) / static_cast<double>(draft.kv_bytes_per_position + plan.kv_bytes_per_position);
+    wanted.scheduler.draft_kv_budget_bytes = static_cast<uint64_t>(share * static_cast<double>(kv_budget));
+    wanted.scheduler.kv_budget_bytes = kv_budget - wanted.scheduler.draft_kv_budget_bytes;
   }
   Progress bar("loading", options.quiet);
   wanted.load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };

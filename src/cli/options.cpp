@@ -246,6 +246,8 @@ const Row rows[] = {
     {"--load-in-4bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int4",
      [](Options& o, const std::string&) { o.dtype = DTypeChoice::int4; }},
     {"--adapter", nullptr, "DIR", computing | in_inspect, "LoRA adapter (PEFT) to merge into the weights", set_path<&Options::adapter>},
+    {"--draft", nullptr, "MODEL", generating | in_serve,
+     "a small model with the same tokenizer that guesses tokens ahead: the same answers, sooner", set_path<&Options::draft>},
     {"--group-size", nullptr, "G", computing | in_inspect | in_quantize, "int8 and int4: columns that share a scale: 32, 64 or 128 (default: 32)",
      [](Options& o, const std::string& v) { o.group_size = parse_name(v, "--group-size", group_names); }},
     {"--kv-dtype", nullptr, "TYPE", computing | in_inspect, "keys and values in memory: float32, bfloat16 or int8 (default: float32; bfloat16 beside int8 or int4 weights)",

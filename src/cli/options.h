@@ -40,6 +40,7 @@ struct Options {
   std::string isa;    // empty: the best
   DTypeChoice dtype = DTypeChoice::automatic;
   std::string adapter;
+  std::string draft;  // MODEL as given
   int group_size = 32;  // int8, int4: columns that share a scale
   KvDTypeChoice kv_dtype = KvDTypeChoice::automatic;
   int64_t ctx = 0;    // 0: the model's

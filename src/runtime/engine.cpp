@@ -67,6 +67,19 @@ void check_system_messages(const ChatTemplate& chat_template, const Json& messag
   }
 }
 
+/// The draft model's ids are handed to the large model: they must mean the same.
+void check_same_tokens(const std::string& directory, const Tokenizer& tokenizer) {
+  const Tokenizer other = Tokenizer::from_directory(directory);
+  const int32_t n = std::max(tokenizer.vocab_size(), other.vocab_size());
+  for (int32_t id = 0; id < n; ++id) {
+    const std::string expected = tokenizer.id_to_token(id), got = other.id_to_token(id);
+    if (expected == got) continue;
+    throw Error("--draft: " + directory + ": expected the same tokenizer as the model's, where token " + std::to_string(id) + " is '" + expected +
+                    "', got '" + got + "'",
+                "a draft model is mostly a smaller one of the same family");
+  }
+}
+
 }  // namespace
 
 Engine::Engine(const std::string& directory, const EngineOptions& options) {
@@ -88,6 +101,11 @@ Engine::Engine(const std::string& directory, const EngineOptions& options) {
   }
   config_ = model_config(*model_, tokenizer_ ? &*tokenizer_ : nullptr);
   SchedulerOptions scheduler = options.scheduler;
+  if (!options.draft_directory.empty()) {
+    check_same_tokens(options.draft_directory, this->tokenizer());
+    load.adapter.clear();
+    scheduler.draft_model = Model::load(options.draft_directory, load);
+  }
   scheduler.kv_format = options.kv_format.value_or(natural_kv_format(*model_));
   scheduler_ = std::make_unique<Scheduler>(model_, tokenizer_ ? &*tokenizer_ : nullptr, *team_, scheduler);
   load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

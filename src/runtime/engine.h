@@ -19,6 +19,7 @@ struct EngineOptions {
   SchedulerOptions scheduler;
   std::optional<kernels::KvFormat> kv_format;  // replaces the scheduler's; none: natural_kv_format
   std::string chat_template;      // file or built-in name; empty: the model's own
+  std::string draft_directory;    // of the draft model (see drafter.h); empty: none. Weights in the same form, without the adapter
 };
 
 /// Resolves MODEL as the command line means it: a directory, or a Hub id in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME/hub,
@@ -34,6 +35,7 @@ class Engine {
   std::shared_ptr<const Model> shared_model() const { return model_; }
   const Tokenizer& tokenizer() const;             // throws Error if the directory has none
   bool has_tokenizer() const { return tokenizer_.has_value(); }
+  bool has_draft_model() const { return scheduler_->draft_model() != nullptr; }
   const ChatTemplate* chat_template() const { return template_ ? &*template_ : nullptr; }
   const GenerationConfig& default_config() const { return config_; }  // defaults < config.json < generation_config.json
   Scheduler& scheduler() { return *scheduler_; }

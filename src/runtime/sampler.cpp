@@ -398,6 +398,8 @@ int32_t Sampler::sample(std::span<float> logits, std::span<const int32_t> tokens
   return impl_->draw();
 }
 
+void Sampler::align(const Sampler& other) { impl_->random = other.impl_->random; }
+
 void Sampler::process(std::span<float> logits, std::span<const int32_t> tokens) const {
   ASSERT(static_cast<int64_t>(logits.size()) == impl_->vocab_size);
   impl_->run_processors(logits, tokens);

@@ -26,6 +26,9 @@ class Sampler {
   /// Throws Error if no token is left to choose or the model's scores are not numbers.
   int32_t sample(std::span<float> logits, std::span<const int32_t> tokens);
 
+  /// The coming draws are those that `other` would make now. For guesses at what it will choose.
+  void align(const Sampler& other);
+
   /// The processors and warpers alone: scores as Transformers would hand them to softmax (-inf: excluded). For tests and logprobs.
   void process(std::span<float> logits, std::span<const int32_t> tokens) const;
 

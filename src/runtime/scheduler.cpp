@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "runtime/answer_text.h"
+#include "runtime/drafter.h"
 #include "runtime/prefix_cache.h"
 #include "runtime/sampler.h"
 
@@ -30,6 +31,8 @@ struct Sequence {
   int64_t limit;                // new tokens at most
   KvSequence kv;
   Sampler sampler;
+  std::unique_ptr<Draft> draft;      // null: no guesses for this one
+  std::vector<int32_t> step_tokens;  // while decoding: the token chosen last, and guesses
   std::optional<AnswerText> text;
   GenerationResult result;
   Clock::time_point submitted, first_token;
@@ -91,13 +94,23 @@ struct Scheduler::Impl {
   std::vector<BatchItem> batch;
   std::vector<Sequence*> batch_sequences;
   double s_per_token = 0;  // in the last step that had a prompt; 0: not known yet
+  size_t n_decoding = 0;   // of the batch's sequences, the first ones
+  std::optional<Drafter> drafter;
 
   Impl(std::shared_ptr<const Model> model_, const Tokenizer* tokenizer_, Team& team, const SchedulerOptions& options_)
       : model(std::move(model_)), tokenizer(tokenizer_), options(options_),
         pool(KvLayout::of(model->spec(), options.kv_format), pool_blocks(model->spec(), options)),
         context(std::min(context_of(model->spec(), options), pool.max_blocks() * kv_block_tokens)),
-        decoder(model, team, std::max(options.max_batch_tokens, options.max_sequences), options.max_sequences),
-        caches{PrefixCache(pool), PrefixCache(pool)} {}
+        decoder(model, team, std::max(options.max_batch_tokens, max_decoded()), max_decoded()),
+        caches{PrefixCache(pool), PrefixCache(pool)} {
+    if (options.draft_model == nullptr) return;
+    drafter.emplace(options.draft_model, team,
+                    DrafterOptions{.max_sequences = options.max_sequences, .context = context, .kv_budget_bytes = options.draft_kv_budget_bytes,
+                                   .max_batch_tokens = options.max_batch_tokens, .max_tokens = options.max_draft_tokens});
+  }
+
+  /// Tokens of all sequences that decode, with their guesses.
+  int max_decoded() const { return options.max_sequences + (options.draft_model != nullptr ? options.max_draft_tokens : 0); }
 
   // --- admission ---------------------------------------------------------------------------------------------------------
 
@@ -130,6 +143,15 @@ struct Scheduler::Impl {
       if (!rope.long_inv_freq.empty() && length > rope.original_positions) return 1;
     }
     return 0;
+  }
+
+  /// Guesses that a sequence may have in this step: the answer does not need more, the context holds them, and they do not change which
+  /// position embedding is used.
+  int64_t draft_room(const Sequence& s) const {
+    const int64_t n_tokens = static_cast<int64_t>(s.tokens.size());
+    int64_t room = std::min(s.limit - s.n_new(), context - n_tokens) - 1;
+    while (room > 0 && regime(n_tokens + room) != regime(n_tokens)) --room;
+    return room;
   }
 
   bool evict() { return caches[0].evict() || caches[1].evict(); }
@@ -195,6 +217,36 @@ struct Scheduler::Impl {
     batch_sequences.push_back(&s);
   }
 
+  /// Guesses for the sequences in the batch, all of which are decoding.
+  void add_guesses() {
+    if (!drafter || batch.empty()) return;
+    const int n_sequences = static_cast<int>(batch.size());
+    const int n_wanted = std::min(drafter->policy().choose(n_sequences), (max_decoded() - n_sequences) / n_sequences);
+    std::vector<Drafter::Job> jobs;
+    for (Sequence* s : batch_sequences) {
+      const int n = static_cast<int>(std::min<int64_t>(n_wanted, draft_room(*s)));
+      if (s->draft == nullptr && n > 0) s->draft = drafter->begin(s->request.config, s->n_prompt, s->request.stream);
+      if (s->draft != nullptr && n > 0) jobs.push_back({s->draft.get(), s->tokens, &s->sampler, &s->request.config, n});
+    }
+    drafter->propose(jobs);
+    for (size_t i = 0; i < batch.size(); ++i) {
+      Sequence& s = *batch_sequences[i];
+      if (s.draft == nullptr || s.draft->tokens.empty()) continue;
+      std::vector<int32_t>& guesses = s.draft->tokens;
+      std::erase_if(guesses, [&, wrong = false](int32_t id) mutable { return wrong |= id >= model->spec().vocab_size; });
+      // Guesses give no cached prefix up, and make nobody wait.
+      if (guesses.empty() || !s.kv.reserve(s.kv.size() + 1 + static_cast<int64_t>(guesses.size()))) {
+        guesses.clear();
+        continue;
+      }
+      s.step_tokens.assign(1, s.tokens.back());
+      s.step_tokens.insert(s.step_tokens.end(), guesses.begin(), guesses.end());
+      s.result.stats.draft_tokens += static_cast<int64_t>(guesses.size());
+      batch[i].tokens = s.step_tokens;
+      batch[i].logits = LogitsWanted::all;
+    }
+  }
+
   /// A token of every sequence that is decoding; what is left of the step is for prompts.
   void build_batch() {
     batch.clear();
@@ -214,6 +266,8 @@ struct Scheduler::Impl {
       }
       add_to_batch(s, 1);
     }
+    n_decoding = batch.size();
+    add_guesses();
     add_prompts();
   }
 
@@ -235,8 +289,9 @@ struct Scheduler::Impl {
     if (prompts.empty()) return;
     const Sequence* eldest = prompts.front();
     std::stable_sort(prompts.begin(), prompts.end(), [](const Sequence* a, const Sequence* b) { return a->n_pending() < b->n_pending(); });
-    const int64_t n_decoding = static_cast<int64_t>(batch.size());
-    int64_t room = std::min(std::max(step_tokens() - n_decoding, min_prompt_tokens), decoder.max_batch_tokens() - n_decoding);
+    int64_t n_taken = 0;
+    for (const BatchItem& item : batch) n_taken += static_cast<int64_t>(item.tokens.size());
+    int64_t room = std::min(std::max(step_tokens() - n_taken, min_prompt_tokens), decoder.max_batch_tokens() - n_taken);
     const int64_t kept = std::min(eldest->n_pending(), (room + 1) / 2);
     room -= kept;
     for (Sequence* s : prompts) {
@@ -250,10 +305,20 @@ struct Scheduler::Impl {
   /// Runs the batch, and learns how long its tokens take.
   void forward() {
     const Clock::time_point start = Clock::now();
+    // The draft model reads prompts along with the large one.
+    for (size_t i = n_decoding; drafter && i < batch.size(); ++i) {
+      Sequence& s = *batch_sequences[i];
+      if (s.draft == nullptr) s.draft = drafter->begin(s.request.config, s.n_prompt, s.request.stream);
+      const auto n_read = static_cast<size_t>(s.kv.size()) + batch[i].tokens.size();
+      if (s.draft != nullptr) drafter->follow(*s.draft, std::span<const int32_t>(s.tokens).first(n_read));
+    }
+    const Clock::time_point drafted = Clock::now();
     decoder.forward(batch);
+    const Clock::time_point end = Clock::now();
     int64_t n_tokens = 0;
     for (const BatchItem& item : batch) n_tokens += static_cast<int64_t>(item.tokens.size());
-    if (n_tokens >= min_prompt_tokens) s_per_token = seconds(Clock::now() - start) / static_cast<double>(n_tokens);
+    if (n_tokens >= min_prompt_tokens) s_per_token = seconds(end - start) / static_cast<double>(n_tokens);
+    if (drafter && n_decoding == batch.size()) drafter->policy().verified(n_tokens, seconds(end - drafted));
   }
 
   // --- what comes out ------------------------------------------------------------------------------------------------------
@@ -293,6 +358,7 @@ struct Scheduler::Impl {
     r.stats.prompt_tokens = s.n_prompt;
     r.stats.completion_tokens = s.n_new();
     r.stats.prefill_s = seconds((s.n_new() > 0 ? s.first_token : Clock::now()) - s.submitted);
+    if (s.draft != nullptr) drafter->end(*s.draft, s.tokens);
     if (reason != FinishReason::error) keep(s, s.kv.size());
     s.kv.truncate(0);
     done.emplace(s.id, std::move(r));
@@ -315,6 +381,34 @@ struct Scheduler::Impl {
     sweep(running);
   }
 
+  /// The next token from row `row` of the logits on, and one more for each guess that it confirms.
+  FinishReason take_tokens(Sequence& s, const BatchItem& item, int row) {
+    const size_t n_guesses = item.logits == LogitsWanted::all ? item.tokens.size() - 1 : 0;
+    size_t n_accepted = 0;
+    FinishReason reason = FinishReason::none;
+    try {
+      while (true) {
+        const std::span<float> logits = decoder.logits(row + static_cast<int>(n_accepted));
+        if (s.request.on_logits) s.request.on_logits(logits, std::span<const int32_t>(s.tokens).subspan(static_cast<size_t>(s.n_prompt)));
+        const int32_t token = s.sampler.sample(logits, s.tokens);
+        const bool accepted = n_accepted < n_guesses && token == item.tokens[n_accepted + 1];
+        n_accepted += accepted;
+        reason = add_token(s, token);
+        if (!accepted || reason != FinishReason::none) break;
+      }
+    } catch (const Error& error) {
+      s.result.error = error.message;
+      reason = FinishReason::error;
+    }
+    // What was computed after the wrong guess is forgotten.
+    const int64_t n_tokens = static_cast<int64_t>(s.tokens.size());
+    if (s.kv.size() >= n_tokens) s.kv.truncate(n_tokens - 1);
+    s.result.stats.accepted_tokens += static_cast<int64_t>(n_accepted);
+    if (n_guesses > 0) drafter->policy().judged(static_cast<int>(n_guesses), static_cast<int>(n_accepted));
+    if (s.draft != nullptr) drafter->settle(*s.draft, n_tokens);
+    return reason;
+  }
+
   void collect() {
     int row = 0;
     for (size_t i = 0; i < batch.size(); ++i) {
@@ -325,16 +419,9 @@ struct Scheduler::Impl {
       if (batch[i].logits == LogitsWanted::none) continue;
       // Others with the same beginning need not wait until this one is finished. Whole blocks only, so that nothing has to be copied.
       if (in_prompt) keep(s, s.n_prompt / kv_block_tokens * kv_block_tokens);
-      FinishReason reason = FinishReason::error;
-      try {
-        const std::span<float> logits = decoder.logits(row);
-        if (s.request.on_logits) s.request.on_logits(logits, std::span<const int32_t>(s.tokens).subspan(static_cast<size_t>(s.n_prompt)));
-        reason = add_token(s, s.sampler.sample(logits, s.tokens));
-      } catch (const Error& error) {
-        s.result.error = error.message;
-      }
+      const FinishReason reason = take_tokens(s, batch[i], row);
+      row += batch[i].logits == LogitsWanted::all ? static_cast<int>(batch[i].tokens.size()) : 1;
       if (reason != FinishReason::none) finish(s, reason);
-      ++row;
     }
     std::erase_if(running, [&](const SequencePtr& s) { return done.contains(s->id); });
   }
@@ -362,6 +449,8 @@ Scheduler::Id Scheduler::submit(GenerationRequest request) {
                                                              .limit = limit,
                                                              .kv = KvSequence(impl_->pool),
                                                              .sampler = std::move(sampler),
+                                                             .draft = nullptr,
+                                                             .step_tokens = {},
                                                              .text = std::move(text),
                                                              .result = {},
                                                              .submitted = Clock::now(),
@@ -407,13 +496,16 @@ GenerationResult Scheduler::run(GenerationRequest request) {
 
 int64_t Scheduler::context() const { return impl_->context; }
 Decoder& Scheduler::decoder() { return impl_->decoder; }
+const Model* Scheduler::draft_model() const { return impl_->options.draft_model.get(); }
 int64_t Scheduler::n_running() const { return static_cast<int64_t>(impl_->running.size()); }
 int64_t Scheduler::n_queued() const { return static_cast<int64_t>(impl_->queue.size()); }
 uint64_t Scheduler::kv_bytes_used() const {
-  return static_cast<uint64_t>(impl_->pool.used_blocks()) * impl_->pool.layout().block_bytes;
+  const uint64_t of_drafts = impl_->drafter ? impl_->drafter->kv_bytes_used() : 0;
+  return static_cast<uint64_t>(impl_->pool.used_blocks()) * impl_->pool.layout().block_bytes + of_drafts;
 }
 void Scheduler::clear_cache() {
   for (PrefixCache& cache : impl_->caches) cache.clear();
+  if (impl_->drafter) impl_->drafter->clear_cache();
 }
 
 }  // namespace engine

@@ -24,6 +24,8 @@ struct GenerationStats {
   int64_t completion_tokens = 0;  // the end-of-sequence token counts
   double prefill_s = 0;           // from submission to the first token
   double decode_s = 0;            // from the first token to the last
+  int64_t draft_tokens = 0;       // guessed by the draft model
+  int64_t accepted_tokens = 0;    // of those, in the answer
 };
 
 /// What a caller wants generated. The callbacks run inside step() and must not throw.
@@ -63,6 +65,10 @@ struct SchedulerOptions {
   int max_batch_tokens = 256;     // per step; long prompts are cut
   double max_step_s = 0;          // prompts are cut so that a step takes about this long at most; 0: by max_batch_tokens alone
   bool prefix_cache = true;
+  /// A small model with the same tokenizer that guesses tokens ahead (see drafter.h): answers stay the same, bit for bit. Null: none.
+  std::shared_ptr<const Model> draft_model;
+  int max_draft_tokens = 8;       // of one sequence in a step
+  uint64_t draft_kv_budget_bytes = 0;  // 0: enough, as above
 };
 
 /// Runs requests over one decoder. One thread calls it; sequences join and leave at every step. What a request gives does not depend on the
@@ -91,6 +97,7 @@ class Scheduler {
   /// Positions a sequence may take: the options', the model's, or what the budget holds.
   int64_t context() const;
   Decoder& decoder();
+  const Model* draft_model() const;  // null: none
   int64_t n_running() const;
   int64_t n_queued() const;
   uint64_t kv_bytes_used() const;  // of blocks in use, the prefix cache's included

@@ -424,7 +424,7 @@ Json usage_of(const Work& work, const std::vector<GenerationResult>& results) {
   const GenerationStats& first = results[0].stats;
   const auto speed = [](int64_t n, double s) { return n > 0 && s > 0 ? std::round(static_cast<double>(n) / s * 100) / 100 : 0; };
   const auto ms = [](double s) { return std::round(s * 1e6) / 1e6; };
-  return {{"prompt_tokens", prompt},
+  Json usage = {{"prompt_tokens", prompt},
           {"completion_tokens", completion},
           {"total_tokens", prompt + completion},
           {"prompt_tokens_details", {{"cached_tokens", cached}}},
@@ -433,6 +433,10 @@ Json usage_of(const Work& work, const std::vector<GenerationResult>& results) {
             {"decode_s", ms(first.decode_s)},
             {"prefill_tok_s", speed(first.prompt_tokens - first.cached_tokens, first.prefill_s)},
             {"decode_tok_s", speed(first.completion_tokens - 1, first.decode_s)}}}};
+  int64_t drafted = 0, accepted = 0;
+  for (const GenerationResult& result : results) drafted += result.stats.draft_tokens, accepted += result.stats.accepted_tokens;
+  if (drafted > 0) usage["timings"].update({{"draft_tokens", drafted}, {"accepted_tokens", accepted}});
+  return usage;
 }
 
 std::string event_text(const Json& data) { return "data: " + dump_json(data) + "\n\n"; }

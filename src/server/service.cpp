@@ -168,6 +168,8 @@ void Service::count(const Answer& answer, int choice, const GenerationResult& re
   const GenerationStats& stats = result.stats;
   ++(result.reason == FinishReason::cancelled ? metrics_.cancelled : result.reason == FinishReason::time ? metrics_.timed_out : metrics_.finished);
   metrics_.completion_tokens += static_cast<uint64_t>(stats.completion_tokens);
+  metrics_.draft_tokens += static_cast<uint64_t>(stats.draft_tokens);
+  metrics_.accepted_tokens += static_cast<uint64_t>(stats.accepted_tokens);
   metrics_.decode_us += microseconds(stats.decode_s);
   if (choice % answer.work.n != 0) return;  // the same prompt again
   metrics_.prompt_tokens += static_cast<uint64_t>(stats.prompt_tokens);

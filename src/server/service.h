@@ -32,7 +32,7 @@ inline constexpr double first_token_bounds[] = {0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
 struct ServiceMetrics {
   std::atomic<int64_t> running = 0, queued = 0;
   std::atomic<uint64_t> kv_bytes = 0;
-  std::atomic<uint64_t> prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
+  std::atomic<uint64_t> prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0, draft_tokens = 0, accepted_tokens = 0;
   std::atomic<uint64_t> finished = 0, cancelled = 0, timed_out = 0, rejected = 0, steps = 0;
   std::atomic<uint64_t> decode_us = 0;
   std::atomic<uint64_t> first_token[std::size(first_token_bounds) + 1] = {};

@@ -132,6 +132,8 @@ Reply handle_metrics(App& app, const Request&) {
   out.add("prompt_tokens_total", "counter", "Tokens of prompts.", n(m.prompt_tokens));
   out.add("cached_tokens_total", "counter", "Tokens of prompts found in the prefix cache.", n(m.cached_tokens));
   out.add("completion_tokens_total", "counter", "Tokens generated.", n(m.completion_tokens));
+  out.add("draft_tokens_total", "counter", "Tokens guessed by the draft model.", n(m.draft_tokens));
+  out.add("accepted_tokens_total", "counter", "Guesses that stood.", n(m.accepted_tokens));
   out.add("answers_finished_total", "counter", "Answers that came to their end.", n(m.finished));
   out.add("answers_cancelled_total", "counter", "Answers whose client left.", n(m.cancelled));
   out.add("answers_timed_out_total", "counter", "Answers cut off by their deadline.", n(m.timed_out));

@@ -27,8 +27,6 @@ class Usage(Case):
             for line in (general + text).splitlines():
                 self.assertLessEqual(len(line), 80, line)
                 self.assertEqual(line, line.rstrip())
-        for absent in ["--draft"]:
-            self.assertNotIn(absent, general + "".join(engine(c, "--help").out for c in commands))
 
     def test_nothing_given(self):
         result = engine()
@@ -42,7 +40,6 @@ class Usage(Case):
             (["quantise", tiny, "x"], "quantize"),
             (["logits"], "MODEL is missing"),
             (["generate", tiny, "--thread", "2", "-p", "x"], "--thread", "did you mean --threads?"),
-            (["generate", tiny, "--draft", tiny, "-p", "x"], "--draft"),
             (["generate", tiny, "--jsonl", "-p", "x"], "--jsonl", "engine generate"),
             (["generate", tiny, "-p"], "-p", "value is missing"),
             (["generate", tiny, "extra", "-p", "x"], "unexpected argument 'extra'"),
@@ -497,6 +494,37 @@ class Adapters(Case):
                 continue  # built without HTTP
             self.fails(engine(*command, "--adapter", missing), 1, "no-adapter", "adapter_config.json")
         self.assertIn("adapter_config.json", engine("check", model(), "--adapter", missing).out)
+
+
+class Draft(Case):
+    """A draft model changes how soon an answer is there, not the answer."""
+
+    def test_same_answer(self):
+        tiny_chat = os.path.join(DATA, "models", "tiny-chat")
+        for settings in (["do_sample=False"], ["do_sample=True", "temperature=1.5", "--seed", "5"]):
+            plain, drafted = (json.loads(self.succeeds(engine("generate", tiny_chat, "-p", "hello", "--json", "max_new_tokens=40", *settings, *flags)).out)
+                              for flags in ([], ["--draft", tiny_chat]))
+            self.assertEqual(plain["token_ids"], drafted["token_ids"])
+            self.assertNotIn("draft_tokens", plain["timings"])
+            self.assertGreater(drafted["timings"]["draft_tokens"], 0)
+            self.assertEqual(drafted["timings"]["draft_tokens"], drafted["timings"]["accepted_tokens"])  # it is the same model
+
+    def test_chat(self):
+        chat = self.succeeds(engine("chat", model(), "--draft", model(), stdin="x\n!status\ny\n"))
+        self.assertEqual(chat.out.count(ALPHABET), 2)
+        self.assertIn("draft     " + model(), chat.out + chat.err)
+        self.assertRegex(chat.err, r"27 tokens, .* of \d+ drafted")
+
+    def test_memory_counts_both(self):
+        plan = json.loads(self.succeeds(engine("inspect", model(), "--ctx", "512", "--json")).out)["plan"]
+        enough = str(plan["total_bytes"] + 4096)
+        self.succeeds(engine("generate", model(), "-p", "x", "--ctx", "512", "--mem", enough))
+        self.fails(engine("generate", model(), "-p", "x", "--ctx", "512", "--mem", enough, "--draft", model()), 1, "--mem", "weights")
+
+    def test_another_tokenizer(self):
+        tiny_chat = os.path.join(DATA, "models", "tiny-chat")
+        self.fails(engine("generate", model(), "-p", "x", "--draft", tiny_chat), 1, "--draft", "same tokenizer")
+        self.fails(engine("generate", model(), "-p", "x", "--draft", "nowhere"), 1, "nowhere")
 
 
 class Tokens(Case):

@@ -339,6 +339,15 @@ class SameBytes(unittest.TestCase):
             with ThreadPoolExecutor(8) as pool:  # nothing cached, all at once
                 self.assertEqual(list(pool.map(lambda r: self.ask(server, r), self.REQUESTS)), alone)
 
+    def test_with_a_draft_model(self):
+        with s.Server(s.random_model(), "--parallel", "8") as server:
+            alone = [self.ask(server, r) for r in self.REQUESTS]
+        with s.Server(s.random_model(), "--parallel", "8", "--draft", s.random_model()) as server:
+            with ThreadPoolExecutor(8) as pool:
+                self.assertEqual(list(pool.map(lambda r: self.ask(server, r), self.REQUESTS)), alone)
+            self.assertEqual([self.ask(server, r) for r in self.REQUESTS], alone)
+            self.assertGreater(server.metric("accepted_tokens_total"), 0)
+
 
 if __name__ == "__main__":
     s.run("__main__")
