@@ -7,6 +7,7 @@
 #include "cli/load.h"
 #include "cli/plan.h"
 #include "cli/terminal.h"
+#include "runtime/bench.h"
 
 namespace engine::cli {
 namespace {
@@ -34,6 +35,25 @@ TemplateInfo template_info(const std::string& directory) {
   return {found->origin(), found->supports_system_role()};
 }
 
+// How fast it will decode, from the bandwidth of this machine's memory as it is now.
+struct Forecast {
+  int n_threads = 0;
+  double read_gb_s = 0;
+  double limit_tok_s = 0;     // at which every byte of bandwidth goes into weights
+  double expected_tok_s = 0;
+};
+
+Forecast forecast_speed(const MemoryPlan& plan, const Options& options) {
+  constexpr uint64_t probe_bytes = uint64_t{256} << 20;
+  Team team(options.n_threads > 0 ? options.n_threads : default_thread_count());
+  Forecast forecast;
+  forecast.n_threads = team.size();
+  forecast.read_gb_s = measure_read_gb_s(team, std::min(probe_bytes, plan.available_bytes / 4));
+  forecast.limit_tok_s = forecast.read_gb_s * 1e9 / static_cast<double>(std::max<uint64_t>(plan.active_weight_bytes, 1));
+  forecast.expected_tok_s = expected_decode_fraction * forecast.limit_tok_s;
+  return forecast;
+}
+
 // Bytes by element type, largest first in text: "BF16 988 MiB, F32 20.5 KiB".
 std::map<std::string, uint64_t> bytes_by_dtype(const std::vector<TensorInfo>& tensors) {
   std::map<std::string, uint64_t> sums;
@@ -41,7 +61,8 @@ std::map<std::string, uint64_t> bytes_by_dtype(const std::vector<TensorInfo>& te
   return sums;
 }
 
-Json json_report(const Model& model, const std::vector<TensorInfo>& tensors, const TemplateInfo& chat, const MemoryPlan& plan) {
+Json json_report(const Model& model, const std::vector<TensorInfo>& tensors, const TemplateInfo& chat, const MemoryPlan& plan,
+                 const Forecast& forecast) {
   const ModelSpec& spec = model.spec();
   Json list = Json::array();
   for (const TensorInfo& tensor : tensors) {
@@ -80,12 +101,17 @@ Json json_report(const Model& model, const std::vector<TensorInfo>& tensors, con
                     {"available_bytes", plan.available_bytes},
                     {"fits", plan.fits},
                     {"largest_ctx", plan.largest_ctx}};
+  report["forecast"] = {{"threads", forecast.n_threads},
+                        {"read_gb_s", forecast.read_gb_s},
+                        {"weights_bytes_active", plan.active_weight_bytes},
+                        {"decode_tok_s_limit", forecast.limit_tok_s},
+                        {"decode_tok_s", forecast.expected_tok_s}};
   report["tensors"] = std::move(list);
   return report;
 }
 
 std::string text_report(const Model& model, const std::vector<TensorInfo>& tensors, const TemplateInfo& chat, const MemoryPlan& plan,
-                        const Options& options) {
+                        const Forecast& forecast, const Options& options) {
   const ModelSpec& spec = model.spec();
   std::string out;
   const auto line = [&out](std::string_view name, const std::string& value) {
@@ -117,7 +143,14 @@ std::string text_report(const Model& model, const std::vector<TensorInfo>& tenso
   if (!plan.fits && plan.largest_ctx > 0) verdict += ", --ctx " + number(plan.largest_ctx) + " would";
   line("  in all", bytes_text(plan.total_bytes) + " of " + bytes_text(plan.available_bytes) +
                        (options.mem_bytes ? " (--mem)" : " available") + verdict);
-  return out;
+  char speed[256];
+  std::snprintf(speed, sizeof speed,
+                "\nspeed with %d thread%s:\n"
+                "  memory      %.1f GB/s read, measured now; %s of weights a token\n"
+                "  decode      about %.*f tok/s expected, %.*f at most\n",
+                forecast.n_threads, forecast.n_threads == 1 ? "" : "s", forecast.read_gb_s, bytes_text(plan.active_weight_bytes).c_str(),
+                forecast.expected_tok_s < 10 ? 1 : 0, forecast.expected_tok_s, forecast.limit_tok_s < 10 ? 1 : 0, forecast.limit_tok_s);
+  return out + speed;
 }
 
 }  // namespace
@@ -128,8 +161,9 @@ int run_inspect(const Options& options) {
   const TemplateInfo chat = template_info(directory);
   const MemoryPlan plan = plan_memory(model, options);
   const std::vector<TensorInfo> tensors = model->tensors();
-  write_stdout(options.json ? dump_json(json_report(*model, tensors, chat, plan)) + "\n"
-                            : printable(text_report(*model, tensors, chat, plan, options)));
+  const Forecast forecast = forecast_speed(plan, options);
+  write_stdout(options.json ? dump_json(json_report(*model, tensors, chat, plan, forecast)) + "\n"
+                            : printable(text_report(*model, tensors, chat, plan, forecast, options)));
   return exit_done;
 }
 

@@ -252,7 +252,7 @@ const Row rows[] = {
      [](Options& o, const std::string& v) { o.group_size = parse_name(v, "--group-size", group_names); }},
     {"--kv-dtype", nullptr, "TYPE", computing | in_inspect, "keys and values in memory: float32, bfloat16 or int8 (default: float32; bfloat16 beside int8 or int4 weights)",
      [](Options& o, const std::string& v) { o.kv_dtype = parse_name(v, "--kv-dtype", kv_dtype_names); }},
-    {"--threads", "-t", "N", computing | in_quantize | in_version, "threads (default: the physical cores this process may use)",
+    {"--threads", "-t", "N", computing | in_inspect | in_quantize | in_version, "threads (default: the physical cores this process may use)",
      [](Options& o, const std::string& v) { o.n_threads = static_cast<int>(parse_count(v, "--threads", 1, 1024)); }},
     {"--isa", nullptr, "NAME", computing | in_quantize | in_version, "instruction set; `engine version` lists them (also: ENGINE_ISA)",
      set_text<&Options::isa>},

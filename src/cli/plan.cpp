@@ -64,6 +64,7 @@ MemoryPlan plan_memory(const std::shared_ptr<const Model>& model, const Options&
   // What foreign formats become only the loader knows.
   if (!model->import_format().empty()) plan.weight_bytes = model->weight_bytes();
   else for (const TensorInfo& tensor : model->tensors()) plan.weight_bytes += loaded_bytes(tensor, options, model->spec().vocab_size);
+  plan.active_weight_bytes = model->active_bytes();
   const KvLayout layout = KvLayout::of(model->spec(), kv_format(options, *model));
   const int64_t block = kernels::kv_block_tokens;
   plan.kv_bytes_per_position = layout.block_bytes / static_cast<uint64_t>(block);

@@ -19,6 +19,7 @@ struct MemoryPlan {
   uint64_t available_bytes = 0;  // of this machine for this process, or --mem if that was given
   bool fits = false;
   int64_t largest_ctx = 0;     // that fits, at most ctx; 0: none
+  uint64_t active_weight_bytes = 0;  // read for each token
 };
 
 /// `model` loaded with dtype auto (mapped, nothing converted).

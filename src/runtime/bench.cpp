@@ -42,9 +42,10 @@ uint64_t read_streams(const std::byte* data, size_t n) {
 /// Measures what the machine can do, over and over: a shared machine's memory is faster one second than the next.
 class LimitsProbe {
  public:
-  explicit LimitsProbe(Team& team) : team_(team), memory_(n_bytes, true) {
+  explicit LimitsProbe(Team& team, size_t n_bytes = size_t{384} << 20)
+      : team_(team), n_bytes_(std::max<size_t>(n_bytes / chunk, 4) * chunk), memory_(n_bytes_, true) {
     team_.run([&](Worker& w) {
-      w.for_chunks(n_bytes, chunk,
+      w.for_chunks(static_cast<int64_t>(n_bytes_), chunk,
                    [&](int64_t begin, int64_t end) { std::memset(memory_.data() + begin, 1, static_cast<size_t>(end - begin)); });
     });
   }
@@ -56,11 +57,11 @@ class LimitsProbe {
     for (int sweep = 0; sweep < 3; ++sweep) {
       const double start = now_s();
       team_.run([&](Worker& w) {
-        w.for_chunks(n_bytes, chunk, [&](int64_t begin, int64_t end) {
+        w.for_chunks(static_cast<int64_t>(n_bytes_), chunk, [&](int64_t begin, int64_t end) {
           sink.fetch_xor(read_streams(memory_.data() + begin, static_cast<size_t>(end - begin)), std::memory_order_relaxed);
         });
       });
-      best = std::max(best, static_cast<double>(n_bytes) / (now_s() - start) / 1e9);
+      best = std::max(best, static_cast<double>(n_bytes_) / (now_s() - start) / 1e9);
     }
     return best;
   }
@@ -79,8 +80,9 @@ class LimitsProbe {
   }
 
  private:
-  static constexpr size_t n_bytes = size_t{384} << 20, chunk = size_t{4} << 20;
+  static constexpr size_t chunk = size_t{4} << 20;
   Team& team_;
+  size_t n_bytes_;
   Buffer memory_;
 };
 
@@ -93,6 +95,8 @@ MachineLimits measure_limits(Team& team) {
   for (int i = 0; i < 3; ++i) limits.int8_gmac_s = std::max(limits.int8_gmac_s, probe.int8_gmac_s());
   return limits;
 }
+
+double measure_read_gb_s(Team& team, uint64_t n_bytes) { return LimitsProbe(team, n_bytes).read_gb_s(); }
 
 BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, int64_t n_prompt, int64_t n_new, int64_t n_runs,
                       kernels::KvFormat kv_format) {

@@ -348,6 +348,19 @@ class Inspect(Case):
         self.assertEqual(plan["total_bytes"], plan["weights_bytes"] + plan["kv_bytes"] + plan["scratch_bytes"])
         self.assertEqual(plan["kv_bytes"], 4096 * 2 * 16 * 4)
         self.assertTrue(plan["fits"])
+        forecast = answer["forecast"]
+        self.assertGreater(forecast["read_gb_s"], 0.5)
+        self.assertEqual(forecast["weights_bytes_active"], 4 * answer["active_parameters"])
+        self.assertAlmostEqual(forecast["decode_tok_s_limit"] * forecast["weights_bytes_active"] / 1e9 / forecast["read_gb_s"], 1, places=3)
+        self.assertLess(forecast["decode_tok_s"], forecast["decode_tok_s_limit"])
+
+    def test_the_forecast_counts_the_weights_as_they_will_be(self):
+        def active(*flags):
+            return self.json(engine("inspect", model(), "--json", *flags))["forecast"]["weights_bytes_active"]
+        self.assertEqual(active("--dtype", "bfloat16") * 2, active())
+        benched = self.json(engine("bench", model(), "--json", "--dtype", "int8", "-p", "8", "-n", "8", "-r", "1"))
+        self.assertEqual(active("--dtype", "int8"), benched["weights_bytes_active"])
+        self.assertEqual(self.json(engine("inspect", model(), "--json", "--threads", "1"))["forecast"]["threads"], 1)
 
     def test_plan(self):
         def plan(*flags):
@@ -360,7 +373,7 @@ class Inspect(Case):
 
     def test_text(self):
         text = self.succeeds(engine("inspect", model())).out
-        for word in ("LlamaForCausalLM", "parameters", "context", "4096", "KV cache", "scratch", "fits", "tokenizer_config.json"):
+        for word in ("LlamaForCausalLM", "parameters", "context", "4096", "KV cache", "scratch", "fits", "tokenizer_config.json", "GB/s", "tok/s expected"):
             self.assertIn(word, text)
         self.assertIn("chat template none", " ".join(self.succeeds(engine("inspect", model("bare", tokenizer=False))).out.split()))
 
