@@ -39,7 +39,10 @@ CpuFeatures detect_cpu() {
   features.avx512 = features.avx2 && (state & zmm) == zmm && f && dq && bw && vl && cd;
   features.avx512_vnni = features.avx512 && bit(c, 11);
   const bool has_leaf_7_1 = a >= 1;
-  if (has_leaf_7_1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) features.avx512_bf16 = features.avx512_vnni && bit(a, 5);
+  if (has_leaf_7_1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) {
+    features.avx_vnni = features.avx2 && bit(a, 4);
+    features.avx512_bf16 = features.avx512_vnni && bit(a, 5);
+  }
   return features;
 }
 

@@ -6,6 +6,7 @@ namespace engine::kernels {
 /// Groups of instructions that a level may need. All false on other processor families.
 struct CpuFeatures {
   bool avx2 = false;         // AVX2, FMA and F16C, with the ymm state saved by the operating system
+  bool avx_vnni = false;     // 256-bit VNNI without AVX-512; implies avx2
   bool avx512 = false;       // AVX-512 F, BW, DQ, VL, with the zmm and mask state saved; implies avx2
   bool avx512_vnni = false;  // implies avx512
   bool avx512_bf16 = false;  // implies avx512_vnni

@@ -11,6 +11,7 @@ namespace engine::kernels {
 extern const Table generic_table;
 #if defined(__x86_64__)
 extern const Table avx2_table;
+extern const Table avxvnni_table;
 extern const Table avx512_table;
 extern const Table avx512vnni_table;
 extern const Table avx512bf16_table;
@@ -37,6 +38,7 @@ const Level* levels(int* n_levels) {
       {"generic", &generic_table, true},
 #if defined(__x86_64__)
       {"avx2", &avx2_table, cpu.avx2},
+      {"avxvnni", &avxvnni_table, cpu.avx_vnni},
       {"avx512", &avx512_table, cpu.avx512},
       {"avx512vnni", &avx512vnni_table, cpu.avx512_vnni},
       {"avx512bf16", &avx512bf16_table, cpu.avx512_bf16},

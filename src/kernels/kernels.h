@@ -153,7 +153,7 @@ struct Table {
 
 /// An ISA level that is compiled in. `usable`: this CPU and operating system can run it (cpuid and XGETBV).
 struct Level {
-  const char* name;   // "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (that is, VNNI and BF16)
+  const char* name;   // "generic", "avx2", "avxvnni" (AVX2 and 256-bit VNNI), "avx512", "avx512vnni", "avx512bf16" (that is, VNNI and BF16)
   const Table* table;
   bool usable;
 };
