@@ -146,6 +146,19 @@ struct TestMatrix {
 
 // --- levels -------------------------------------------------------------------------------------------------------------------
 
+TEST_CASE("the bandwidth probe reads every byte") {
+  std::vector<uint8_t> data(4096, 7);
+  for (const Table* t : usable_tables()) {
+    const uint64_t before = t->read_all(data.data(), data.size());
+    for (const size_t i : {size_t{0}, size_t{63}, size_t{1023}, size_t{1024}, size_t{2500}, size_t{4095}}) {
+      CAPTURE(i);
+      data[i] = 8;
+      CHECK(t->read_all(data.data(), data.size()) != before);
+      data[i] = 7;
+    }
+  }
+}
+
 TEST_CASE("levels are complete, named, and chosen by what the CPU can do") {
   int n = 0;
   const Level* all = levels(&n);

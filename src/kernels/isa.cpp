@@ -37,6 +37,7 @@ const Table ENGINE_KERNEL_TABLE = {
     .act_bytes = act_bytes,
     .quantize_act = quantize_act,
     .int8_peak = int8_peak,
+    .read_all = read_all,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .rope = rope,

@@ -107,6 +107,8 @@ struct Table {
 
   /// For measuring: `rounds` times the int4 products' innermost work on data in registers, of which this returns the multiply-adds done.
   int64_t (*int8_peak)(int64_t rounds);
+  /// Reads n bytes (a multiple of 256) as fast as this level's loads can, and returns something that depends on all of them.
+  uint64_t (*read_all)(const void* data, size_t n);
 
   /// y = x / sqrt(mean(x^2) + eps) * weight; weight null: 1. x and y may be the same.
   void (*rms_norm)(const float* x, const float* weight, float eps, float* y, int64_t n);

@@ -644,6 +644,26 @@ KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
   return rounds * chains * lanes * 4;
 }
 
+/// Four streams with prefetches ahead: faster than one or eight on every machine that was tried.
+KERNEL_ENTRY uint64_t read_all(const void* data, size_t n) {
+  constexpr size_t n_streams = 4, line = 64, ahead = 1024;
+  const size_t run = n / n_streams;
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  Ints sums[n_streams] = {};
+  for (size_t i = 0; i < run; i += line) {
+    for (size_t s = 0; s < n_streams; ++s) {
+      const uint8_t* p = bytes + s * run + i;
+      __builtin_prefetch(p + ahead);
+      for (size_t at = 0; at < line; at += sizeof(Ints)) sums[s] ^= load_as<Ints>(p + at);
+    }
+  }
+  uint64_t out = 0;
+  for (const Ints& sum : sums) {
+    for (int i = 0; i < lanes; ++i) out = out * 31 + static_cast<uint32_t>(sum[i]);
+  }
+  return out;
+}
+
 KERNEL_ENTRY size_t all_scratch_bytes(int64_t n_cols) {
   return static_cast<size_t>(max(static_cast<int64_t>(scratch_bytes(n_cols)), unpacked_bytes(n_cols)));
 }
