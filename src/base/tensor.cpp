@@ -39,11 +39,12 @@ float f8_to_float(uint8_t bits, int mantissa_bits, int bias, bool finite_only) {
 }
 
 template <class T, class F>
-void widen(const TensorView& t, float* out, F&& convert) {
+void widen(const TensorView& t, float* __restrict out, F&& convert) {
   const int64_t n = t.n_elements();
+  const std::byte* __restrict data = t.data;
   for (int64_t i = 0; i < n; ++i) {
     T value;
-    std::memcpy(&value, t.data + i * sizeof(T), sizeof(T));
+    std::memcpy(&value, data + i * sizeof(T), sizeof(T));
     out[i] = convert(value);
   }
 }
@@ -107,7 +108,7 @@ bool to_float(const TensorView& tensor, float* out) {
     case DType::f32: std::memcpy(out, tensor.data, tensor.n_bytes); return true;
     case DType::f64: widen<double>(tensor, out, [](double v) { return static_cast<float>(v); }); return true;
     case DType::f16: widen<uint16_t>(tensor, out, f16_to_float); return true;
-    case DType::bf16: widen<uint16_t>(tensor, out, bf16_to_float); return true;
+    case DType::bf16: widen<uint16_t>(tensor, out, [](uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); }); return true;
     case DType::f8_e4m3: widen<uint8_t>(tensor, out, [](uint8_t v) { return f8_to_float(v, 3, 7, true); }); return true;
     case DType::f8_e5m2: widen<uint8_t>(tensor, out, [](uint8_t v) { return f8_to_float(v, 2, 15, false); }); return true;
     case DType::f8_e8m0:

@@ -69,7 +69,7 @@ class Worker {
     // Every worker walks the same list of chunks and does those whose number it drew.
     int64_t begin = 0, drawn = next.fetch_add(1, std::memory_order_relaxed);
     for (int64_t i = 0; begin < n; ++i) {
-      const int64_t share = (n - begin) / (2 * size_), bounded = share < largest ? share : largest;
+      const int64_t share = (n - begin) * 4 / (5 * size_), bounded = share < largest ? share : largest;
       const int64_t size = bounded <= unit ? unit : (bounded + unit - 1) / unit * unit;
       const int64_t end = size < n - begin ? begin + size : n;
       if (i == drawn) {

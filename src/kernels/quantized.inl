@@ -267,11 +267,23 @@ KERNEL_INLINE float largest_magnitude(const float* x, int64_t n) {
   return max_lanes(largest);
 }
 
+/// Integers inside int8's range into bytes.
+KERNEL_INLINE void store_bytes(int8_t* to, Ints v) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)v));
+#else
+  typedef int8_t Narrow __attribute__((vector_size(lanes)));
+  const Narrow bytes = __builtin_convertvector(v, Narrow);
+  __builtin_memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
 /// q = x / scale rounded, into bytes.
 KERNEL_INLINE void round_to_bytes(const float* x, int64_t n, float inverse, float low, float high, int8_t* q) {
-  float rounded[max_group];
-  for (int64_t i = 0; i < n; i += lanes) store(rounded + i, round_clamped(load(x + i) * F(inverse), F(low), F(high)));
-  for (int64_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(static_cast<int32_t>(rounded[i]));
+  for (int64_t i = 0; i < n; i += lanes) {
+    const Floats rounded = raw(round_clamped(load(x + i) * F(inverse), F(low), F(high)));
+    store_bytes(q + i, __builtin_convertvector(rounded, Ints));
+  }
 }
 
 KERNEL_INLINE uint16_t float_to_half(float x) {
@@ -290,9 +302,34 @@ KERNEL_INLINE uint16_t float_to_half(float x) {
   return sign | static_cast<uint16_t>((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13);
 }
 
-/// Sum of squared errors of x (padded) against scale * q.
-KERNEL_INLINE float group_error(const float* x, int64_t n, float scale, float low, float high) {
-  const F factor(scale), inverse(scale != 0 ? 1 / scale : 0.0f);
+/// The sum of 16 floats: the upper half added to the lower, and so on, on every level.
+KERNEL_INLINE float sum_halves(const F (&parts)[wide_parts]) {
+  F sums[wide_parts];
+  for (int v = 0; v < wide_parts; ++v) sums[v] = parts[v];
+  for (int half = wide_parts / 2; half > 0; half /= 2) {
+    for (int v = 0; v < half; ++v) sums[v] = sums[v] + sums[v + half];
+  }
+  Floats sum = raw(sums[0]);
+  Ints order;
+  for (int i = 0; i < lanes; ++i) order[i] = i;
+#pragma GCC unroll 4
+  for (int half = lanes / 2; half > 0; half /= 2) sum += __builtin_shuffle(sum, (order + half) & (lanes - 1));
+  return sum[0];
+}
+
+/// float_to_half and back for numbers that are not negative: the bits in each lane, and what they stand for.
+KERNEL_INLINE F halved(F x, Ints* bits) {
+  const Ints magnitude = (Ints)raw(x);
+  const Ints subnormal = (Ints)raw(x + F(0.5f)) - 0x3f000000;
+  const Ints normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const Ints finite = magnitude < 0x38800000 ? subnormal : normal;
+  *bits = magnitude >= 0x477ff000 ? Ints{} + 0x7bff : finite;
+  return from_raw((Floats)(*bits << 13)) * F(0x1p112f);
+}
+
+/// Sum of squared errors of x (padded) against scale * q; `inverse`: 1 / scale, or 0 for 0.
+KERNEL_INLINE float group_error(const float* x, int64_t n, float scale, float inverse_scale, float low, float high) {
+  const F factor(scale), inverse(inverse_scale);
   F partial[wide_parts];
   for (F& p : partial) p = F(0.0f);
   for (int64_t i = 0; i < n; i += 16) {
@@ -302,12 +339,7 @@ KERNEL_INLINE float group_error(const float* x, int64_t n, float scale, float lo
       partial[v] = partial[v] + d * d;
     }
   }
-  float parts[16];
-  for (int v = 0; v < wide_parts; ++v) store(parts + v * lanes, partial[v]);
-  for (int half = 8; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
-  }
-  return parts[0];
+  return sum_halves(partial);
 }
 
 /// The scale of a group, already rounded to float16: for int8 the largest magnitude over 127; for int4 the best of a few shares of the
@@ -315,17 +347,27 @@ KERNEL_INLINE float group_error(const float* x, int64_t n, float scale, float lo
 KERNEL_INLINE uint16_t choose_scale(Format format, const float* x, int64_t n) {
   const float largest = largest_magnitude(x, n);
   if (format == Format::i8) return float_to_half(largest / 127);
-  uint16_t best = float_to_half(largest / 7);
-  float best_error = group_error(x, n, half_to_float(best), -8, 7);
-  for (int step = 1; step <= 12; ++step) {
-    const uint16_t scale = float_to_half(largest / (6.5f + 0.25f * static_cast<float>(step)));
-    const float error = group_error(x, n, half_to_float(scale), -8, 7);
+  constexpr int n_shares = 12;
+  constexpr float shares[16] = {7.0f, 6.75f, 7.25f, 7.5f, 7.75f, 8.0f, 8.25f, 8.5f, 8.75f, 9.0f, 9.25f, 9.5f, 1.0f, 1.0f, 1.0f, 1.0f};
+  float scales[16], inverses[16];
+  int32_t bits[16];
+  for (int v = 0; v < wide_parts; ++v) {
+    Ints half;
+    const Floats scale = raw(halved(F(largest) / load(shares + v * lanes), &half));
+    store(scales + v * lanes, from_raw(scale));
+    store(inverses + v * lanes, from_raw(scale != 0.0f ? 1.0f / scale : Floats{}));
+    __builtin_memcpy(bits + v * lanes, &half, sizeof half);
+  }
+  int best = 0;
+  float best_error = group_error(x, n, scales[0], inverses[0], -8, 7);
+  for (int i = 1; i < n_shares; ++i) {
+    const float error = group_error(x, n, scales[i], inverses[i], -8, 7);
     if (error < best_error) {
       best_error = error;
-      best = scale;
+      best = i;
     }
   }
-  return best;
+  return static_cast<uint16_t>(bits[best]);
 }
 
 KERNEL_ENTRY void quantize_row(Format format, int group, const float* x, int64_t n_cols, int8_t* q, uint16_t* scales) {
@@ -355,17 +397,6 @@ static_assert(sizeof(ActGroup) == 40);
 
 KERNEL_ENTRY size_t act_bytes(int64_t n_cols) {
   return static_cast<size_t>(round_up(n_act_groups(n_cols) * static_cast<int64_t>(sizeof(ActGroup)), 64));
-}
-
-/// Integers inside int8's range into bytes.
-KERNEL_INLINE void store_bytes(int8_t* to, Ints v) {
-#if defined(__AVX512F__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)v));
-#else
-  typedef int8_t Narrow __attribute__((vector_size(lanes)));
-  const Narrow bytes = __builtin_convertvector(v, Narrow);
-  __builtin_memcpy(to, &bytes, sizeof bytes);
-#endif
 }
 
 KERNEL_INLINE int32_t sum_ints(Ints v) {
