@@ -34,12 +34,15 @@ int run_bench(const Options& options) {
   // By default what a small context leaves room for.
   const int64_t room = std::max<int64_t>(model->spec().max_positions - options.bench_tokens, 1);
   const int64_t n_prompt = options.bench_prompt > 0 ? options.bench_prompt : std::min<int64_t>(512, room);
-  const BenchResult r =
-      engine::run_bench(model, team, n_prompt, options.bench_tokens, options.bench_runs, kv_format(options, *model));
+  const int n_sequences = std::max(options.parallel, 1);
+  const BenchResult r = engine::run_bench(model, team,
+                                          {.n_prompt = n_prompt, .n_new = options.bench_tokens, .n_runs = options.bench_runs,
+                                           .n_sequences = n_sequences, .kv_format = kv_format(options, *model)});
   const uint64_t rss = resident_bytes();
   if (options.json) {
     const Json json = {{"prefill_tok_s", r.prefill_tok_s},
                        {"decode_tok_s", r.decode_tok_s},
+                       {"parallel", n_sequences},
                        {"prefill_fraction", r.prefill_fraction},
                        {"decode_fraction", r.decode_fraction},
                        {"read_gb_s", r.limits.read_gb_s},
@@ -50,14 +53,16 @@ int run_bench(const Options& options) {
     write_stdout(dump_json(json, 2) + "\n");
     return exit_done;
   }
+  std::string decode = "decode(" + std::to_string(options.bench_tokens) + ")" + (n_sequences > 1 ? " x " + std::to_string(n_sequences) : "");
+  decode.resize(std::max<size_t>(decode.size(), 12), ' ');
   char text[1024];
   std::snprintf(text, sizeof text,
                 "%s, %d threads, %s; %s of weights a token, %s resident, loaded in %.2f s\n"
                 "prefill(%ld)  %8.1f tok/s  %7.1f G multiply-adds/s  %3.0f%% of the int8 dot-product peak (%.0f G/s)\n"
-                "decode(%ld)   %8.1f tok/s  %7.1f GB/s               %3.0f%% of the read bandwidth (%.1f GB/s)\n",
+                "%s  %8.1f tok/s  %7.1f GB/s               %3.0f%% of the read bandwidth (%.1f GB/s)\n",
                 directory.c_str(), team.size(), kernels::table().name, bytes_text(model->active_bytes()).c_str(), bytes_text(rss).c_str(), load_s,
                 static_cast<long>(n_prompt), r.prefill_tok_s, r.prefill_gmac_s, 100 * r.prefill_fraction, r.limits.int8_gmac_s,
-                static_cast<long>(options.bench_tokens), r.decode_tok_s, r.decode_gb_s, 100 * r.decode_fraction, r.limits.read_gb_s);
+                decode.c_str(), r.decode_tok_s, r.decode_gb_s, 100 * r.decode_fraction, r.limits.read_gb_s);
   write_stdout(text);
   return exit_done;
 }

@@ -171,7 +171,7 @@ const Row rows[] = {
      set_path<&Options::server, &server::ServerOptions::api_key_file>},
     {"--model-name", nullptr, "NAME", in_serve, "what clients call the model (default: its directory's name)",
      set_path<&Options::server, &server::ServerOptions::model_name>},
-    {"--parallel", nullptr, "N", in_serve, "answers computed side by side (default: 4)",
+    {"--parallel", nullptr, "N", in_serve | in_bench, "answers computed side by side (default: serve 4, bench 1)",
      [](Options& o, const std::string& v) { o.parallel = static_cast<int>(parse_count(v, "--parallel", 1, 256)); }},
     {"--queue", nullptr, "N", in_serve, "answers that may wait beyond those; then 503 (default: 64)",
      [](Options& o, const std::string& v) { o.server.service.max_queue = static_cast<int>(parse_count(v, "--queue", 0, 10000)); }},

@@ -78,9 +78,10 @@ MachineLimits measure_limits(Team& team) {
 
 double measure_read_gb_s(Team& team, uint64_t n_bytes) { return LimitsProbe(team, n_bytes).read_gb_s(); }
 
-BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, int64_t n_prompt, int64_t n_new, int64_t n_runs,
-                      kernels::KvFormat kv_format) {
+BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, const BenchOptions& options) {
   const ModelSpec& spec = model->spec();
+  const int64_t n_prompt = options.n_prompt, n_new = options.n_new;
+  const auto n_sequences = static_cast<size_t>(options.n_sequences);
   if (n_prompt + n_new > spec.max_positions) {
     throw Error("bench: expected at most the model's " + std::to_string(spec.max_positions) + " positions, got " +
                 std::to_string(n_prompt) + " + " + std::to_string(n_new));
@@ -88,9 +89,9 @@ BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, int64_t n_
   BenchResult result;
   LimitsProbe probe(team);
   constexpr int batch = 512;
-  Decoder decoder(model, team, batch, 1);
-  const KvLayout layout = KvLayout::of(spec, kv_format);
-  KvPool pool(layout, (n_prompt + n_new) / kernels::kv_block_tokens + 1);
+  Decoder decoder(model, team, batch, options.n_sequences);
+  const KvLayout layout = KvLayout::of(spec, options.kv_format);
+  KvPool pool(layout, ((n_prompt + n_new) / kernels::kv_block_tokens + 2) * options.n_sequences);
   std::vector<int32_t> prompt(static_cast<size_t>(n_prompt));
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>((i * 7919 + 13) % static_cast<size_t>(spec.vocab_size));
   // The output matrix is multiplied with the last position only.
@@ -98,8 +99,11 @@ BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, int64_t n_
   const double prefill_gmac = static_cast<double>(model->n_active_parameters() - output) / 1e9;
   const double decode_gb = static_cast<double>(model->active_bytes()) / 1e9;
   std::vector<double> prefill, decode, read, peak, decode_share, prefill_share;
-  for (int64_t run = -1; run < n_runs; ++run) {
-    KvSequence kv(pool);
+  for (int64_t run = -1; run < options.n_runs; ++run) {
+    std::vector<KvSequence> sequences;
+    sequences.reserve(n_sequences);
+    sequences.emplace_back(pool);
+    KvSequence& kv = sequences[0];
     ASSERT(kv.reserve(n_prompt + n_new));
     const double peak_now = probe.int8_gmac_s();
     const double start = now_s();
@@ -111,17 +115,28 @@ BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, int64_t n_
     }
     const double prefill_now = static_cast<double>(n_prompt) / (now_s() - start);
     const double read_before = probe.read_gb_s();
+    std::vector<int32_t> tokens(n_sequences);
+    std::vector<BatchItem> items(n_sequences);
+    for (size_t i = 1; i < n_sequences; ++i) {
+      sequences.push_back(sequences[0].share(n_prompt));
+      ASSERT(sequences[i].reserve(n_prompt + n_new));
+    }
     const double middle = now_s();
-    for (int64_t i = 0; i < n_new; ++i) {
-      const auto token = static_cast<int32_t>(kernels::table().argmax(decoder.logits(0).data(), spec.vocab_size));
-      const BatchItem item{&kv, {&token, 1}, LogitsWanted::last, 0};
-      decoder.forward({&item, 1});
+    for (int64_t step = 0; step < n_new; ++step) {
+      for (size_t i = 0; i < n_sequences; ++i) {
+        const int row = step == 0 ? 0 : static_cast<int>(i);
+        // Each goes its own way: other tokens, other experts.
+        const auto best = kernels::table().argmax(decoder.logits(row).data(), spec.vocab_size);
+        tokens[i] = static_cast<int32_t>((static_cast<int64_t>(best) + static_cast<int64_t>(i) * 101) % spec.vocab_size);
+        items[i] = {&sequences[i], {&tokens[i], 1}, LogitsWanted::last, 0};
+      }
+      decoder.forward(items);
     }
     const double decode_now = static_cast<double>(n_new) / (now_s() - middle);
     const double read_now = (read_before + probe.read_gb_s()) / 2;
     if (run < 0) continue;
     prefill.push_back(prefill_now);
-    decode.push_back(decode_now);
+    decode.push_back(decode_now * options.n_sequences);
     read.push_back(read_now);
     peak.push_back(peak_now);
     decode_share.push_back(decode_now * decode_gb / read_now);
@@ -130,7 +145,7 @@ BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, int64_t n_
   result.limits = {median(read), median(peak)};
   result.prefill_tok_s = median(prefill);
   result.decode_tok_s = median(decode);
-  result.decode_gb_s = result.decode_tok_s * decode_gb;
+  result.decode_gb_s = result.decode_tok_s / options.n_sequences * decode_gb;
   result.decode_fraction = median(decode_share);
   result.prefill_gmac_s = result.prefill_tok_s * prefill_gmac;
   result.prefill_fraction = median(prefill_share);

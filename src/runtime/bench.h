@@ -24,17 +24,23 @@ constexpr double expected_decode_fraction = 0.85;
 
 struct BenchResult {
   // Medians over the runs. The limits are measured beside every run, and the fractions are medians of each run's own.
-  double prefill_tok_s = 0, decode_tok_s = 0;
-  double decode_gb_s = 0;        // weight bytes read per second while decoding
+  double prefill_tok_s = 0;
+  double decode_tok_s = 0;       // of all sequences together
+  double decode_gb_s = 0;        // weight bytes read per second while decoding; a step reads them once
   double decode_fraction = 0;    // of read_gb_s
   double prefill_gmac_s = 0;     // multiply-adds of the weight matrices per second
   double prefill_fraction = 0;   // of int8_gmac_s
   MachineLimits limits;
 };
 
-/// Prefills n_prompt made-up tokens and decodes n_new after them, n_runs times; one round more, first, does not count. Throws Error if
-/// they do not fit the model's context.
-BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, int64_t n_prompt, int64_t n_new, int64_t n_runs,
-                      kernels::KvFormat kv_format);
+struct BenchOptions {
+  int64_t n_prompt = 512, n_new = 128, n_runs = 3;
+  int n_sequences = 1;  // decoded side by side, all after the same prompt
+  kernels::KvFormat kv_format = kernels::KvFormat::f32;
+};
+
+/// Prefills made-up tokens and decodes after them, n_runs times; one round more, first, does not count. Throws Error if they do not fit
+/// the model's context.
+BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, const BenchOptions& options);
 
 }  // namespace engine
