@@ -75,9 +75,9 @@ Addresses look_up(const std::string& host, int port) {
 #endif
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV;
+  hints.ai_flags = AI_NUMERICSERV;  // without AI_PASSIVE no host is the machine itself, /etc/hosts or not
   addrinfo* found = nullptr;
-  const int code = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  const int code = ::getaddrinfo(host == "localhost" ? nullptr : host.c_str(), std::to_string(port).c_str(), &hints, &found);
   if (code == 0) return Addresses(found, &::freeaddrinfo);
   throw NetworkError(host + ": cannot find the host: " + (code == EAI_SYSTEM ? std::strerror(errno) : ::gai_strerror(code)),
                      "is there a network? behind a proxy: HTTPS_PROXY=http://HOST:PORT");
