@@ -9,6 +9,7 @@
 #include "cli/line_reader.h"
 #include "cli/load.h"
 #include "cli/markdown.h"
+#include "cli/pull.h"
 
 namespace engine::cli {
 namespace {
@@ -219,8 +220,31 @@ void Chat::finish_answer(const GenerationResult& result, bool go_on) {
 
 }  // namespace
 
+namespace {
+
+/// exit_done: the model is here now. The answer "no" leaves the error as it was.
+int offer_to_fetch(const Options& options, const NotInCache& missing) {
+  if (!terminal().interactive()) throw missing;
+  History no_history{std::string()};
+  const std::string question = terminal_size().columns > 50 + static_cast<int>(options.model.size()) ? options.model + " is not in the cache. " : "";
+  const LineEditor::Result reply = LineEditor(no_history, {}).read_reply(question + "Fetch it now? [Y/n] ");
+  if (reply.status == LineEditor::Status::interrupted) return exit_interrupted;
+  const bool yes = reply.text.empty() || reply.text == "y" || reply.text == "Y" || reply.text == "yes";
+  if (reply.status != LineEditor::Status::line || !yes) throw missing;
+  std::string snapshot;
+  return pull_model(options, &snapshot);
+}
+
+}  // namespace
+
 int run_chat(const Options& options) {
-  const std::string directory = resolve_model(options.model, options.revision);
+  std::string directory;
+  try {
+    directory = resolve_model(options.model, options.revision);
+  } catch (const NotInCache& missing) {
+    if (const int code = offer_to_fetch(options, missing); code != exit_done) return code;
+    directory = resolve_model(options.model, options.revision);
+  }
   const std::unique_ptr<Engine> engine = load_engine(options);
   engine->tokenizer();  // says so if there is none
   if (engine->chat_template() == nullptr) {

@@ -16,7 +16,10 @@ int run_detokenize(const Options& options);
 int run_template(const Options& options);
 int run_bench(const Options& options);
 int run_quantize(const Options& options);
+int run_pull(const Options& options);
 int run_logits(const Options& options);
+int run_completions(const Options& options);
+int run_man(const Options& options);
 int run_version(const Options& options);
 
 /// One line on stderr, and one more with the hint where there is one.

@@ -43,8 +43,23 @@ std::string section(const std::vector<HelpLine>& lines, size_t widest) {
   return out;
 }
 
-std::vector<HelpLine> split_lines(std::string_view table) {
+/// "-t, --threads N", room for a letter left where there is none.
+std::vector<HelpLine> option_lines(const Command& command) {
   std::vector<HelpLine> lines;
+  for (const OptionText& option : option_texts(command)) {
+    std::string names = option.letter == nullptr ? "    " : std::string(option.letter) + ", ";
+    names += option.name;
+    if (option.value != nullptr) names += std::string(" ") + option.value;
+    lines.push_back({names, option.help});
+  }
+  return lines;
+}
+
+}  // namespace
+
+std::vector<HelpLine> positional_texts(const Command& command) {
+  std::vector<HelpLine> lines;
+  std::string_view table = command.positional;
   while (!table.empty()) {
     const size_t tab = table.find('\t'), end = table.find('\n');
     lines.push_back({std::string(table.substr(0, tab)), std::string(table.substr(tab + 1, end - tab - 1))});
@@ -53,13 +68,11 @@ std::vector<HelpLine> split_lines(std::string_view table) {
   return lines;
 }
 
-}  // namespace
-
 std::string command_help(const Command& command) {
   std::string out = std::string("engine ") + command.name + ": " + command.summary + "\n\nusage: engine " + command.usage + "\n\n";
-  const std::string positional = section(split_lines(command.positional), 24);
+  const std::string positional = section(positional_texts(command), 24);
   if (!positional.empty()) out += positional + "\n";
-  return out + "options:\n" + section(option_help(command), 27);
+  return out + "options:\n" + section(option_lines(command), 27);
 }
 
 std::string general_help() {
@@ -69,11 +82,11 @@ std::string general_help() {
          "usage: engine COMMAND [MODEL] [options] [key=value ...]\n\n"
          "commands:\n" + section(commands, 24) +
          "\nMODEL is a Hugging Face model directory, or a Hub id such as\n"
-         "Qwen/Qwen2.5-0.5B-Instruct that is in the local cache."
+         "Qwen/Qwen2.5-0.5B-Instruct that `engine pull` has put into the cache.\n"
 #ifdef ENGINE_DEMO
-         " Left out, chat,\ngenerate, serve, inspect and bench use the small demo model inside."
+         "Left out, chat, generate, serve, inspect and bench use the demo model inside.\n"
 #endif
-         "\n"
+
          "`engine COMMAND --help` shows a command's options.\n\n"
          "  engine chat ./model do_sample=False\n"
          "  engine generate ./model -p \"Why is the sky blue?\" max_new_tokens=100\n";

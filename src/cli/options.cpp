@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "demo/demo.h"
+#include "kernels/kernels.h"
 #include "runtime/generation_config.h"
 
 namespace engine::cli {
@@ -14,7 +15,7 @@ namespace {
 
 enum CommandBit : uint32_t {
   in_chat = 1, in_generate = 2, in_inspect = 4, in_perplexity = 8, in_tokenize = 16, in_detokenize = 32, in_template = 64,
-  in_logits = 128, in_version = 256, in_serve = 512, in_bench = 1024, in_check = 2048, in_quantize = 4096
+  in_logits = 128, in_version = 256, in_serve = 512, in_bench = 1024, in_check = 2048, in_quantize = 4096, in_pull = 8192, in_completions = 1 << 14, in_man = 1 << 15
 };
 constexpr uint32_t generating = in_chat | in_generate;
 constexpr uint32_t computing = generating | in_serve | in_perplexity | in_logits | in_bench | in_check;
@@ -45,6 +46,8 @@ const std::vector<Command>& command_table() {
       {"serve", in_serve, "answer over HTTP: OpenAI's interface and a chat page", "serve [MODEL] [options] [key=value ...]", model_settings_help, true,
        true, true, 0, run_serve},
 #endif
+      {"pull", in_pull, "fetch a model from the Hugging Face Hub into the cache", "pull ORG/NAME [--revision REV] [options]",
+       "ORG/NAME\ta model of the Hub; what is not yet in the cache is fetched, and what was begun is continued\n", true, true, false, 0, run_pull},
       {"inspect", in_inspect, "show what a model is and the memory it needs", "inspect [MODEL] [options]", demo_model_help, true, true, false,
        0, run_inspect},
       {"check", in_check, "verify a model directory and say how to mend it", "check MODEL [options]", model_help, true, true, false, 0, run_check},
@@ -70,6 +73,9 @@ const std::vector<Command>& command_table() {
        true, true, false, 1, run_quantize},
       {"logits", in_logits, "compute the logits of token ids", "logits MODEL --input F.safetensors --output G.safetensors", model_help, true,
        true, false, 0, run_logits},
+      {"completions", in_completions, "print completions for a shell", "completions bash|zsh|fish",
+       "SHELL\tbash, zsh or fish; the first line of what is printed says where it goes\n", false, false, false, 1, run_completions},
+      {"man", in_man, "print the manual page", "man", "", false, false, false, 0, run_man},
       {"version", in_version, "version, compiler, instruction sets, threads", "version [--json]", "", false, false, false, 0, run_version},
   };
   return table;
@@ -144,6 +150,20 @@ void set_path(Options& options, const std::string& value) {
   options.*Member = value;
 }
 
+template <auto& known>
+std::string names_in() {
+  std::string names;
+  for (const auto& row : known) names += (names.empty() ? "" : " ") + std::string(row.name);
+  return names;
+}
+std::string level_names() {
+  int n_levels = 0;
+  const kernels::Level* levels = kernels::levels(&n_levels);
+  std::string names;
+  for (int i = 0; i < n_levels; ++i) names += (i > 0 ? " " : "") + std::string(levels[i].name);
+  return names;
+}
+
 template <auto Outer, auto Member>
 void set_path(Options& options, const std::string& value) {
   if (value.empty()) throw UsageError("an option's value is empty");
@@ -157,6 +177,7 @@ struct Row {
   uint32_t commands;
   const char* help;
   Apply apply;
+  std::string (*choices)() = nullptr;  // the words it may be, with blanks between
 };
 
 const Row rows[] = {
@@ -192,7 +213,7 @@ const Row rows[] = {
     {"--cors", nullptr, "ORIGIN", in_serve, "web pages that may use the server: https://example.org or '*' (default: only its own)",
      set_path<&Options::server, &server::ServerOptions::cors_origin>},
     {"--log", nullptr, "FORMAT", in_serve, "log on stderr: text or json",
-     [](Options& o, const std::string& v) { o.server.log = parse_name(v, "--log", log_names); }},
+     [](Options& o, const std::string& v) { o.server.log = parse_name(v, "--log", log_names); }, names_in<log_names>},
     {"--prompt", "-p", "TEXT", in_generate, "the prompt: one message from the user; left out: all of stdin", set_text<&Options::prompt>},
     {"--messages", nullptr, "FILE", in_generate, "a JSON list of {\"role\", \"content\"}; '-': stdin", set_path<&Options::messages>},
     {"--raw", nullptr, nullptr, in_generate, "the prompt goes to the model as it is, without the chat template; control tokens in it count",
@@ -202,7 +223,7 @@ const Row rows[] = {
     {"--system-prompt", nullptr, "TEXT", generating, "what the model is told before the conversation", set_text<&Options::system_prompt>},
     {"--chat-template", nullptr, "FILE|NAME", generating | in_serve | in_template,
      "a Jinja template in place of the model's own, or a built-in one: chatml, llama3, mistral, gemma, zephyr, raw",
-     set_path<&Options::chat_template>},
+     set_path<&Options::chat_template>, [] { return std::string("chatml llama3 mistral gemma zephyr raw"); }},
     {"--generation-config", nullptr, "FILE", generating | in_serve, "settings in the form of generation_config.json",
      set_path<&Options::generation_config>},
     {"--seed", nullptr, "N", generating, "start of the random numbers; the same seed gives the same answer",
@@ -228,7 +249,7 @@ const Row rows[] = {
     {"--mem", nullptr, "SIZE", generating | in_serve | in_inspect, "hard limit for weights, KV cache and scratch together (4G, 512M)",
      [](Options& o, const std::string& v) { o.mem_bytes = parse_size(v, "--mem"); }},
     {"--dtype", nullptr, "TYPE", in_quantize, "int8 or int4",
-     [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", quantized_names); }},
+     [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", quantized_names); }, names_in<quantized_names>},
     {"--calibrate", nullptr, "[FILE]", in_quantize, "make up for rounding errors, with a text like those the model will see; without FILE with the model's own samples",
      [](Options& o, const std::string& v) { o.calibrate = v; }},
     {"--bits", nullptr, "B", in_quantize, "with --calibrate and int4: bits a weight on the whole, scales included (4.6); more go to where they are worth the most",
@@ -240,7 +261,7 @@ const Row rows[] = {
     {"--shard-size", nullptr, "SIZE", in_quantize, "largest file of weights (default: 5G)",
      [](Options& o, const std::string& v) { o.shard_bytes = parse_size(v, "--shard-size"); }},
     {"--dtype", nullptr, "TYPE", computing | in_inspect, "weights in memory: auto (as in the file), float32, bfloat16, float16, int8 or int4",
-     [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", dtype_names); }},
+     [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", dtype_names); }, names_in<dtype_names>},
     {"--load-in-8bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int8",
      [](Options& o, const std::string&) { o.dtype = DTypeChoice::int8; }},
     {"--load-in-4bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int4",
@@ -249,14 +270,16 @@ const Row rows[] = {
     {"--draft", nullptr, "MODEL", generating | in_serve,
      "a small model with the same tokenizer that guesses tokens ahead: the same answers, sooner", set_path<&Options::draft>},
     {"--group-size", nullptr, "G", computing | in_inspect | in_quantize, "int8 and int4: columns that share a scale: 32, 64 or 128 (default: 32)",
-     [](Options& o, const std::string& v) { o.group_size = parse_name(v, "--group-size", group_names); }},
+     [](Options& o, const std::string& v) { o.group_size = parse_name(v, "--group-size", group_names); }, names_in<group_names>},
     {"--kv-dtype", nullptr, "TYPE", computing | in_inspect, "keys and values in memory: float32, bfloat16 or int8 (default: float32; bfloat16 beside int8 or int4 weights)",
-     [](Options& o, const std::string& v) { o.kv_dtype = parse_name(v, "--kv-dtype", kv_dtype_names); }},
+     [](Options& o, const std::string& v) { o.kv_dtype = parse_name(v, "--kv-dtype", kv_dtype_names); }, names_in<kv_dtype_names>},
     {"--threads", "-t", "N", computing | in_inspect | in_quantize | in_version, "threads (default: the physical cores this process may use)",
      [](Options& o, const std::string& v) { o.n_threads = static_cast<int>(parse_count(v, "--threads", 1, 1024)); }},
     {"--isa", nullptr, "NAME", computing | in_quantize | in_version, "instruction set; `engine version` lists them (also: ENGINE_ISA)",
-     set_text<&Options::isa>},
-    {"--revision", nullptr, "REV", with_model, "branch or commit of a Hub id (default: main)", set_text<&Options::revision>},
+     set_text<&Options::isa>, level_names},
+    {"--connections", nullptr, "N", in_pull, "files fetched at the same time (default: 4)",
+     [](Options& o, const std::string& v) { o.connections = static_cast<int>(parse_count(v, "--connections", 1, 32)); }},
+    {"--revision", nullptr, "REV", with_model | in_pull, "branch or commit of a Hub id (default: main)", set_text<&Options::revision>},
     {"--prompt-tokens", "-p", "N", in_bench, "tokens of the prompt (default: 512, or what the context leaves)",
      [](Options& o, const std::string& v) { o.bench_prompt = parse_count(v, "--prompt-tokens", 1, 1 << 20); }},
     {"--new-tokens", "-n", "N", in_bench, "tokens decoded after it (default: 128)",
@@ -264,7 +287,7 @@ const Row rows[] = {
     {"--runs", "-r", "N", in_bench, "runs, of which the median counts (default: 3)",
      [](Options& o, const std::string& v) { o.bench_runs = parse_count(v, "--runs", 1, 1000); }},
     {"--json", nullptr, nullptr, in_generate | in_inspect | in_perplexity | in_version | in_bench | in_check | in_quantize, "JSON on stdout", set_flag<&Options::json>},
-    {"--quiet", "-q", nullptr, with_model, "no progress, timings or warnings", set_flag<&Options::quiet>},
+    {"--quiet", "-q", nullptr, with_model | in_pull, "no progress, timings or warnings", set_flag<&Options::quiet>},
 };
 
 const Row* find_row(const std::string& name, uint32_t command) {
@@ -430,17 +453,13 @@ Options parse_options(const Command& command, const std::vector<std::string>& ar
   return options;
 }
 
-std::vector<HelpLine> option_help(const Command& command) {
-  std::vector<HelpLine> lines;
+std::vector<OptionText> option_texts(const Command& command) {
+  std::vector<OptionText> texts;
   for (const Row& row : rows) {
-    if ((row.commands & command.bit) == 0) continue;
-    std::string names = row.letter == nullptr ? "    " : std::string(row.letter) + ", ";
-    names += row.name;
-    if (row.value != nullptr) names += std::string(" ") + row.value;
-    lines.push_back({names, row.help});
+    if ((row.commands & command.bit) != 0) texts.push_back({row.name, row.letter, row.value, row.choices == nullptr ? "" : row.choices(), row.help});
   }
-  lines.push_back({"-h, --help", "this help"});
-  return lines;
+  texts.push_back({"--help", "-h", nullptr, "", "this help"});
+  return texts;
 }
 
 std::vector<const Command*> all_commands() {

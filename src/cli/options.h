@@ -66,6 +66,7 @@ struct Options {
   bool keep_output = false;
   std::optional<uint64_t> shard_bytes;
   int64_t bench_prompt = 0, bench_tokens = 128, bench_runs = 3;
+  int connections = 0;                 // pull; 0: the default
   int parallel = 0;                    // serve: sequences side by side; 0: the default
   server::ServerOptions server;        // serve: its own
 };

@@ -1,5 +1,7 @@
 #include "cli/plan.h"
 
+#include <sys/sysinfo.h>
+
 #include <cinttypes>
 #include <cstdio>
 #include <fstream>
@@ -41,6 +43,8 @@ uint64_t available_memory() {
     uint64_t kib = 0;
     if (std::sscanf(line.c_str(), "MemAvailable: %" SCNu64 " kB", &kib) == 1) available = kib * 1024;
   }
+  struct sysinfo info {};
+  if (available == UINT64_MAX && ::sysinfo(&info) == 0) available = (info.freeram + info.bufferram) * uint64_t{info.mem_unit};  // no /proc
   const uint64_t limit = read_number("/sys/fs/cgroup/memory.max", UINT64_MAX);
   const uint64_t used = read_number("/sys/fs/cgroup/memory.current", 0);
   if (limit != UINT64_MAX) available = std::min(available, limit > used ? limit - used : 0);

@@ -15,7 +15,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  void update(uint64_t done, uint64_t total);
+  /// `note` stands behind the bar where there is room.
+  void update(uint64_t done, uint64_t total, const std::string& note = {});
   /// Takes the bar off the screen.
   void clear();
 

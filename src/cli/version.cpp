@@ -3,6 +3,7 @@
 #include "cli/commands.h"
 #include "cli/load.h"
 #include "cli/terminal.h"
+#include "hub/stream.h"
 
 namespace engine::cli {
 
@@ -21,16 +22,18 @@ int run_version(const Options& options) {
   }
   const std::string compiler = "gcc " __VERSION__;
   const int threads = options.n_threads > 0 ? options.n_threads : default_thread_count();
+  const std::string tls = hub::tls_name();
   const char* chosen = kernels::table().name;
   if (options.json) {
     const Json answer = {{"version", ENGINE_VERSION},
                          {"compiler", compiler},
                          {"isa", {{"compiled", compiled}, {"usable", usable}, {"chosen", chosen}}},
-                         {"threads", threads}};
+                         {"threads", threads},
+                         {"tls", tls.empty() ? Json() : Json(tls)}};
     write_stdout(dump_json(answer) + "\n");
   } else {
     write_stdout("engine " ENGINE_VERSION "\ncompiler: " + compiler + "\nisa compiled in:" + compiled_text + "\nisa usable here:" + usable_text +
-                 "\nisa chosen: " + chosen + "\nthreads: " + std::to_string(threads) + "\n");
+                 "\nisa chosen: " + chosen + "\nthreads: " + std::to_string(threads) + "\ntls: " + (tls.empty() ? "none" : tls) + "\n");
   }
   return exit_done;
 }

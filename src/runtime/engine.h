@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "base/error.h"
 #include "base/threads.h"
 #include "runtime/generation_config.h"
 #include "runtime/scheduler.h"
@@ -22,8 +23,14 @@ struct EngineOptions {
   std::string draft_directory;    // of the draft model (see drafter.h); empty: none. Weights in the same form, without the adapter
 };
 
+/// A Hub id that is not in the cache, or not in this revision: it could be fetched.
+struct NotInCache : Error {
+  using Error::Error;
+};
+
 /// Resolves MODEL as the command line means it: a directory, or a Hub id in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME/hub,
-/// ~/.cache/huggingface/hub: models--ORG--NAME/refs/REV -> snapshots/HASH). Throws Error that says where it looked and what would fetch it.
+/// ~/.cache/huggingface/hub: models--ORG--NAME/refs/REV -> snapshots/HASH). Throws Error that says where it looked,
+/// and NotInCache that says what would fetch it.
 std::string resolve_model(const std::string& model, const std::string& revision = "main");
 
 class Engine {

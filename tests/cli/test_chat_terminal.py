@@ -11,6 +11,7 @@ import time
 import unittest
 
 from harness import ENGINE, ENVIRONMENT, HERE, Case, fixture, main, model
+from hub_server import Hub
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SOCKET = os.path.join(HERE, "tmux")
@@ -37,16 +38,47 @@ class Terminal(Case):
         if self.running:
             subprocess.run(["tmux", "-S", SOCKET, "kill-session", "-t", self.name], capture_output=True)
 
-    def start(self, *arguments, name="tiny", path=None, columns=80, rows=40, environment="", **changes):
+    def start(self, *arguments, name="tiny", path=None, columns=80, rows=40, environment="", until=r"> *$", **changes):
         path = path or model(name, **changes)
         command = " ".join(shlex.quote(word) for word in [ENGINE, "chat", path, "--threads", "1", *arguments])
         shell = "trap : INT; cd %s; HOME=%s %s %s; echo \"[exit $?]\"; exec sleep 1000" % (
             shlex.quote(self.home), shlex.quote(self.home), environment, command)
-        if self.running:
-            tmux("kill-session", "-t", self.name)
+        before = self.name
+        if self.running:  # a name of its own: without any session tmux's server would end
+            self.name += "x"
         tmux("new-session", "-d", "-s", self.name, "-x", str(columns), "-y", str(rows), "sh", "-c", shell)
+        if self.running:
+            tmux("kill-session", "-t", "=" + before)
         self.running = True
-        self.waits_for(r"> *$")
+        self.waits_for(until)
+
+    def hub(self):
+        """A hub with the tiny model, and the environment that leads there."""
+        files = {}
+        for name in os.listdir(model()):
+            with open(os.path.join(model(), name), "rb") as file:
+                files[name] = file.read()
+        hub = Hub(files)
+        self.addCleanup(hub.stop)
+        return "HF_ENDPOINT=%s HF_HUB_CACHE=%s/cache" % (hub.endpoint, self.home)
+
+    def test_offers_to_fetch(self):
+        environment = self.hub()
+        self.start(path="org/tiny", environment=environment, until=r"Fetch it now\? \[Y/n\]$")
+        self.keys("n", "Enter")
+        screen = self.waits_for(r"\[exit 1\]$")
+        self.assertIn("engine pull org/tiny", screen)
+        self.start(path="org/tiny", environment=environment, until=r"org/tiny is not in the cache\. Fetch it now\? \[Y/n\]$")
+        self.keys("C-c")
+        self.waits_for(r"\[exit 130\]$")
+        self.start(path="org/tiny", environment=environment, until=r"\[Y/n\]$")
+        self.keys("Enter")
+        screen = self.waits_for(r"Ctrl-D leaves\.\n>$")
+        self.assertIn("org/tiny: 5 files", screen)
+        self.say("Hello")
+        self.keys("C-d")
+        self.waits_for(r"\[exit 0\]$")
+        self.start(path="org/tiny", environment=environment)  # it is there now
 
     def screen(self, *flags):
         return tmux("capture-pane", "-p", "-t", self.name, *flags)

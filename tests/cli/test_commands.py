@@ -106,7 +106,7 @@ class Version(Case):
     def test_version(self):
         text = self.succeeds(engine("version")).out
         answer = self.json(engine("version", "--json"))
-        self.assertEqual(set(answer), {"version", "compiler", "isa", "threads"})
+        self.assertEqual(set(answer), {"version", "compiler", "isa", "threads", "tls"})
         self.assertIn("engine " + answer["version"], text)
         self.assertIn(answer["isa"]["chosen"], answer["isa"]["usable"])
         self.assertTrue(set(answer["isa"]["usable"]) <= set(answer["isa"]["compiled"]))
@@ -237,7 +237,7 @@ class BadInput(Case):
 
     def test_wrong_path(self):
         self.fails(engine("generate", "/no/such/place", "-p", "x"), 1, "/no/such/place")
-        self.fails(engine("generate", "Nobody/Nothing", "-p", "x", environment={"HF_HOME": HERE}), 1, "Nobody/Nothing", "download")
+        self.fails(engine("generate", "Nobody/Nothing", "-p", "x", environment={"HF_HOME": HERE}), 1, "Nobody/Nothing", "engine pull")
         self.fails(engine("generate", write_file("a-file", "x"), "-p", "x"), 1, "a-file")
 
     def test_no_tokenizer(self):
@@ -329,7 +329,7 @@ class HubCache(Case):
             for flags in ([], ["--revision", commit]):
                 result = engine("generate", "Some/Tiny", "-p", "x", "-q", *flags, environment=environment)
                 self.assertEqual(self.succeeds(result).out, ALPHABET + "\n")
-        self.fails(engine("generate", "Some/Tiny", "-p", "x", "--revision", "other", environment={"HF_HUB_CACHE": hub}), 1, "other", "download")
+        self.fails(engine("generate", "Some/Tiny", "-p", "x", "--revision", "other", environment={"HF_HUB_CACHE": hub}), 1, "other", "engine pull")
         self.fails(engine("generate", "Some/Tiny", "-p", "x", "--revision", "../x", environment={"HF_HUB_CACHE": hub}), 1, "--revision")
         result = self.succeeds(engine("chat", "Some/Tiny", stdin="one\n!save\n", environment={"HF_HUB_CACHE": hub}))
         self.assertIn("Saved to ./chat_history/Some/Tiny/chat_", result.err)
