@@ -32,7 +32,7 @@ const Table* best_table() {
 }  // namespace
 
 const Level* levels(int* n_levels) {
-  static const CpuFeatures cpu = detect_cpu();
+  [[maybe_unused]] static const CpuFeatures cpu = detect_cpu();
   static const Level all[] = {
       {"generic", &generic_table, true},
 #if defined(__x86_64__)

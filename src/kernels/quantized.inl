@@ -250,7 +250,7 @@ constexpr int max_group = 128;
 /// x to the nearest integer, halves to even, inside [low, high].
 KERNEL_INLINE F round_clamped(F x, F low, F high) {
   const F magic(12582912.0f);  // 1.5 * 2^23: the adder rounds
-  return (xsimd::min(xsimd::max(x, low), high) + magic) - magic;
+  return (min(max(x, low), high) + magic) - magic;
 }
 
 /// n (at most max_group) floats with zeros behind, up to a multiple of 16; returns that.
@@ -263,7 +263,7 @@ KERNEL_INLINE int64_t padded_copy(const float* x, int64_t n, float* out) {
 
 KERNEL_INLINE float largest_magnitude(const float* x, int64_t n) {
   F largest(0.0f);
-  for (int64_t i = 0; i < n; i += lanes) largest = xsimd::max(largest, xsimd::abs(load(x + i)));
+  for (int64_t i = 0; i < n; i += lanes) largest = max(largest, abs(load(x + i)));
   return max_lanes(largest);
 }
 
@@ -384,7 +384,7 @@ KERNEL_INLINE void quantize_group(const float* x, ActGroup* to) {
   F largest(0.0f);
   for (int v = 0; v < n_vectors; ++v) {
     values[v] = load(x + v * lanes);
-    largest = xsimd::max(largest, xsimd::abs(values[v]));
+    largest = max(largest, abs(values[v]));
   }
   const float most = max_lanes(largest);
   const F inverse(most > 0 ? 127 / most : 0.0f);
@@ -392,7 +392,7 @@ KERNEL_INLINE void quantize_group(const float* x, ActGroup* to) {
   for (int v = 0; v < n_vectors; ++v) {
     // As round_clamped: the adder rounds, and the integer is what then stands in the low bits.
     const F magic(12582912.0f);
-    const F bounded = xsimd::min(xsimd::max(values[v] * inverse, F(-127.0f)), F(127.0f));
+    const F bounded = min(max(values[v] * inverse, F(-127.0f)), F(127.0f));
     const Ints q = (Ints)raw(bounded + magic) - (Ints)raw(magic);
     store_bytes(to->q + v * lanes, q);
     sum += q;
@@ -622,8 +622,10 @@ KERNEL_ENTRY void get_row(const Matrix& w, int64_t row, float* out) {
 
 #if defined(__x86_64__)
 #define KERNEL_IN_REGISTER(v) "+x"(v)
-#else
+#elif defined(__aarch64__)
 #define KERNEL_IN_REGISTER(v) "+w"(v)
+#else
+#define KERNEL_IN_REGISTER(v) "+m"(v)  // nothing but memory holds four at once
 #endif
 
 /// Eight independent chains of the level's dot-product instructions, with nothing loaded: the rate that no kernel can pass.
