@@ -4,6 +4,8 @@
 #include <cpuid.h>
 
 #include <cstdint>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace engine::kernels {
@@ -40,6 +42,17 @@ CpuFeatures detect_cpu() {
   features.avx512_vnni = features.avx512 && bit(c, 11);
   const bool has_leaf_7_1 = a >= 1;
   if (has_leaf_7_1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) features.avx512_bf16 = features.avx512_vnni && bit(a, 5);
+  return features;
+}
+
+#elif defined(__aarch64__) && defined(__linux__)
+
+// Bit numbers: Linux's arch/arm64 elf_hwcaps documentation and asm/hwcap.h.
+CpuFeatures detect_cpu() {
+  CpuFeatures features;
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  features.dotprod = (first >> 20 & 1) != 0;
+  features.i8mm = features.dotprod && (second >> 13 & 1) != 0 && (second >> 14 & 1) != 0;
   return features;
 }
 

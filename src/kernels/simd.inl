@@ -6,17 +6,18 @@
 // and the linker could hand this level's copy of it to code that runs on a lesser CPU (tests/gates/one_symbol.py).
 #define KERNEL_ENTRY __attribute__((flatten))
 
-#if defined(ENGINE_KERNEL_PORTABLE)
+#if !defined(__x86_64__)
+#if defined(__aarch64__) && !defined(ENGINE_KERNEL_PORTABLE)
+#define KERNEL_NEON 1
+#endif
 #include "kernels/portable.inl"
 #else
 #if defined(__AVX512F__)
 using Arch = xsimd::avx512bw;
 #elif defined(__AVX2__)
 using Arch = xsimd::fma3<xsimd::avx2>;
-#elif defined(__x86_64__)
-using Arch = xsimd::sse2;
 #else
-using Arch = xsimd::neon64;
+using Arch = xsimd::sse2;
 #endif
 using F = xsimd::batch<float, Arch>;
 using Mask = xsimd::batch_bool<float, Arch>;
@@ -37,8 +38,6 @@ KERNEL_INLINE F fma(F a, F b, F c) {
   return F(_mm512_fmadd_ps(a, b, c));
 #elif defined(__FMA__)
   return F(_mm256_fmadd_ps(a, b, c));
-#elif defined(__aarch64__)
-  return F(vfmaq_f32(c, a, b));
 #else
   return a * b + c;
 #endif
@@ -80,6 +79,8 @@ struct Bf16 {
 #elif defined(__AVX2__)
     const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return F(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16)));
+#elif defined(KERNEL_NEON)
+    return from_raw((Floats)vshll_n_u16(vld1_u16(p), 16));
 #else
     return from_raw((Floats)(__builtin_convertvector(load_as<Halves>(p), Words) << 16));
 #endif
@@ -93,6 +94,8 @@ struct F16 {
     return F(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif defined(__F16C__)
     return F(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(KERNEL_NEON)
+    return from_raw((Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))));
 #else
     const Words h = __builtin_convertvector(load_as<Halves>(p), Words);
     const Words sign = (h & 0x8000u) << 16;
@@ -174,6 +177,8 @@ KERNEL_INLINE float sum_lanes(F a) { return sum_lanes(a, a, a, a)[0]; }
 KERNEL_INLINE float max_lanes(F a) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps(a);
+#elif defined(KERNEL_NEON)
+  return vmaxnmvq_f32((float32x4_t)raw(a));
 #else
   float buffer[lanes];
   store(buffer, a);
