@@ -198,6 +198,15 @@ TEST_CASE("levels are complete, named, and chosen by what the CPU can do") {
   CHECK(cpu.avx512 == (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                        __builtin_cpu_supports("avx512vl")));
 #endif
+#elif defined(__aarch64__)
+  const CpuFeatures cpu = detect_cpu();
+  CHECK((!cpu.i8mm || cpu.dotprod));
+  REQUIRE(n == 4);
+  CHECK(all[1].usable);
+  CHECK(all[2].usable == cpu.dotprod);
+  CHECK(all[3].usable == cpu.i8mm);
+#else
+  CHECK(n == 1);
 #endif
 }
 
@@ -736,7 +745,7 @@ TEST_CASE("attention is near double precision") {
           }
         }
         // bf16 dot products round queries and weights as well.
-        const bool bf16_dot = kv == KvFormat::bf16 && std::string(t->name) == "avx512bf16";
+        const bool bf16_dot = kv == KvFormat::bf16 && (std::string(t->name) == "avx512bf16" || std::string(t->name) == "i8mm");
         CHECK(worst <= (bf16_dot ? 2e-2 : 4e-6));
       }
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sums up a run of `meson test`: count_tests.py TESTLOG.json EXIT_CODE_OF_MESON
+"""Sums up runs of `meson test`: count_tests.py (TESTLOG.json EXIT_CODE_OF_MESON)...
 
 A doctest program counts by its test cases, less those that said SKIPPED; another program by its own last line
 `N passed, N failed[, N skipped]` if it prints one, else as one test. A program that crashed, timed out or exited non-zero counts at
@@ -35,21 +35,28 @@ def count(result, text):
 
 
 def main():
-    path, meson_exit = sys.argv[1], int(sys.argv[2])
     totals, bad = [0, 0, 0], []
-    try:
-        lines = open(path, encoding="utf-8", errors="replace").read().splitlines()
-    except OSError:
-        lines = []
-    for line in filter(None, lines):
-        test = json.loads(line)
-        numbers = count(test["result"], test.get("stdout", "") + test.get("stderr", ""))
-        totals = [a + b for a, b in zip(totals, numbers)]
-        if numbers[1]:
-            bad.append(f"{test['name']} ({test['result']})")
+    for path, meson_exit in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
+        run, run_bad = [0, 0, 0], []
+        try:
+            lines = open(path, encoding="utf-8", errors="replace").read().splitlines()
+        except OSError:
+            lines = []
+        for line in filter(None, lines):
+            test = json.loads(line)
+            numbers = count(test["result"], test.get("stdout", "") + test.get("stderr", ""))
+            run = [a + b for a, b in zip(run, numbers)]
+            if numbers[1]:
+                run_bad.append(f"{test['name']} ({test['result']})")
+        if run[1] == 0 and (meson_exit != 0 or run[0] == 0):
+            run[1], run_bad = 1, [f"meson test exited with {meson_exit}, {run[0]} tests passed"]
+        if len(sys.argv) > 3:  # several runs: say which
+            label = re.sub(r".*/([^/]+)/meson-logs/testlog-?(.*)\.json$", r"\1 \2", path).strip()
+            print(f"{label}: {run[0]} passed, {run[1]} failed, {run[2]} skipped")
+            run_bad = [f"{label}: {name}" for name in run_bad]
+        totals = [a + b for a, b in zip(totals, run)]
+        bad += run_bad
     passed, failed, skipped = totals
-    if failed == 0 and (meson_exit != 0 or passed == 0):
-        failed, bad = 1, [f"meson test exited with {meson_exit}, {passed} tests passed"]
     if bad:
         print("failed:", ", ".join(bad))
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))

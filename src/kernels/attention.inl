@@ -8,6 +8,10 @@
 constexpr int group_queries = 8;
 constexpr int value_vectors = 2;
 constexpr int blocks_together = 2;  // so that a query's broadcast serves two sums
+#elif defined(__aarch64__)
+constexpr int group_queries = 4;
+constexpr int value_vectors = 4;
+constexpr int blocks_together = 1;
 #elif defined(__AVX2__)
 constexpr int group_queries = 4;
 constexpr int value_vectors = 2;
@@ -127,6 +131,19 @@ KERNEL_ENTRY void kv_store(KvFormat format, const float* k, const float* v, int 
 #define KERNEL_BF16_DOT 1
 /// Sums of two products a lane. Each is rounded on its own, in one order: as deterministic as the rest.
 KERNEL_INLINE F dot_pairs(F sum, Words a, Words b) { return F(_mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b)); }
+/// Sixteen floats as bf16, in order.
+KERNEL_INLINE void store_halves(uint16_t* to, const float* from) {
+  const __m256bh packed = _mm512_cvtneps_pbh(load(from));
+  __builtin_memcpy(to, &packed, sizeof packed);
+}
+#elif defined(KERNEL_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define KERNEL_BF16_DOT 1
+KERNEL_INLINE F dot_pairs(F sum, Words a, Words b) { return from_raw((Floats)vbfdotq_f32(raw(sum), (bfloat16x8_t)a, (bfloat16x8_t)b)); }
+KERNEL_INLINE void store_halves(uint16_t* to, const float* from) {
+  const auto a = vld1q_f32(from), b = vld1q_f32(from + 4), c = vld1q_f32(from + 8), d = vld1q_f32(from + 12);
+  const bfloat16x8_t packed[2] = {vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(a), b), vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(c), d)};
+  __builtin_memcpy(to, packed, sizeof packed);
+}
 #endif
 
 /// Two floats as a pair of bf16.
@@ -278,8 +295,7 @@ KERNEL_INLINE void prepare_weights(const AttentionTile& tile, Keys keys, float* 
   if constexpr (Kv::paired) {
     auto* halves = reinterpret_cast<uint16_t*>(weights);
     for (int key = begin; key < end; key += block_tokens) {  // the row's own bytes, from the front: written behind what is read
-      const __m256bh packed = _mm512_cvtneps_pbh(load(weights + key));
-      __builtin_memcpy(halves + key, &packed, sizeof packed);
+      store_halves(halves + key, weights + key);
     }
   }
 #endif

@@ -4,6 +4,8 @@
 #include <cpuid.h>
 
 #include <cstdint>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace engine::kernels {
@@ -43,6 +45,17 @@ CpuFeatures detect_cpu() {
     features.avx_vnni = features.avx2 && bit(a, 4);
     features.avx512_bf16 = features.avx512_vnni && bit(a, 5);
   }
+  return features;
+}
+
+#elif defined(__aarch64__) && defined(__linux__)
+
+// Bit numbers: Linux's arch/arm64 elf_hwcaps documentation and asm/hwcap.h.
+CpuFeatures detect_cpu() {
+  CpuFeatures features;
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  features.dotprod = (first >> 20 & 1) != 0;
+  features.i8mm = features.dotprod && (second >> 13 & 1) != 0 && (second >> 14 & 1) != 0;
   return features;
 }
 

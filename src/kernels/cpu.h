@@ -10,9 +10,12 @@ struct CpuFeatures {
   bool avx512 = false;       // AVX-512 F, BW, DQ, VL, with the zmm and mask state saved; implies avx2
   bool avx512_vnni = false;  // implies avx512
   bool avx512_bf16 = false;  // implies avx512_vnni
+  bool dotprod = false;      // SDOT
+  bool i8mm = false;         // SMMLA and the bfloat16 instructions; implies dotprod
 };
 
-/// Asks cpuid and XGETBV. XGETBV matters: hypervisors and kernels may switch off state that cpuid still lists.
+/// On x86-64 asks cpuid and XGETBV. XGETBV matters: hypervisors and kernels may switch off state that cpuid still lists. On 64-bit ARM asks
+/// the kernel (AT_HWCAP), which lists what it lets programs use.
 CpuFeatures detect_cpu();
 
 }  // namespace engine::kernels

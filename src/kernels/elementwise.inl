@@ -90,10 +90,10 @@ KERNEL_ENTRY void rope_interleaved(float* x, const float* cos, const float* sin,
 }
 
 KERNEL_INLINE F silu(F x) { return x / (F(1.0f) + exp(F(0.0f) - x)); }
-KERNEL_INLINE F gelu(F x) { return F(0.5f) * x * (F(1.0f) + xsimd::erf(x * F(0.70710678118654752440f))); }
+KERNEL_INLINE F gelu(F x) { return F(0.5f) * x * (F(1.0f) + erf(x * F(0.70710678118654752440f))); }
 KERNEL_INLINE F gelu_tanh(F x) {
   const F inner = F(0.79788456080286535588f) * (x + F(0.044715f) * x * x * x);
-  return F(0.5f) * x * (F(1.0f) + xsimd::tanh(inner));
+  return F(0.5f) * x * (F(1.0f) + tanh(inner));
 }
 // A comparison with NaN is false: NaN passes through, as in torch.
 KERNEL_INLINE F relu(F x) { return select(x < F(0.0f), F(0.0f), x); }
@@ -143,7 +143,7 @@ KERNEL_ENTRY void clamp(float* x, float low, float high, int64_t n) {
 
 KERNEL_ENTRY void softcap(float* x, float cap, int64_t n) {
   const F c(cap);
-  map(x, x, n, [=](F v) { return c * xsimd::tanh(v / c); });
+  map(x, x, n, [=](F v) { return c * tanh(v / c); });
 }
 
 KERNEL_ENTRY float max_of(const float* x, int64_t n) {
@@ -170,7 +170,7 @@ KERNEL_ENTRY int64_t argmax(const float* x, int64_t n) {
   for (; i + 4 * lanes <= n; i += 4 * lanes) {
     const auto found = ((load(x + i) == wanted) | (load(x + i + lanes) == wanted)) |
                        ((load(x + i + 2 * lanes) == wanted) | (load(x + i + 3 * lanes) == wanted));
-    if (xsimd::any(found)) break;
+    if (any(found)) break;
   }
   // NaN counts as -inf: when nothing is larger, the first element is as good as any.
   if (best == -__builtin_inff()) return 0;

@@ -1,11 +1,16 @@
 // One ISA level's kernels. Meson compiles this file once a level, with that level's flags and
 //   ENGINE_KERNEL_TABLE  the one symbol it exports
 //   ENGINE_KERNEL_LEVEL  the level's name
+//   ENGINE_KERNEL_PORTABLE, if it is to be written without intrinsics (`generic` but on x86-64)
 // Everything else has internal linkage and nothing may run before main: code compiled for AVX-512 must never be reached,
 // not even through a merged inline function, on a CPU that lacks it. tests/gates/one_symbol.py checks the objects.
 #include <cstddef>
 #include <cstdint>
+#if defined(__x86_64__)
 #include <xsimd/xsimd.hpp>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #include "kernels/kernels.h"
 

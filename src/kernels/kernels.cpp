@@ -15,6 +15,10 @@ extern const Table avxvnni_table;
 extern const Table avx512_table;
 extern const Table avx512vnni_table;
 extern const Table avx512bf16_table;
+#elif defined(__aarch64__)
+extern const Table neon_table;
+extern const Table dotprod_table;
+extern const Table i8mm_table;
 #endif
 
 namespace {
@@ -33,7 +37,7 @@ const Table* best_table() {
 }  // namespace
 
 const Level* levels(int* n_levels) {
-  static const CpuFeatures cpu = detect_cpu();
+  [[maybe_unused]] static const CpuFeatures cpu = detect_cpu();
   static const Level all[] = {
       {"generic", &generic_table, true},
 #if defined(__x86_64__)
@@ -42,6 +46,10 @@ const Level* levels(int* n_levels) {
       {"avx512", &avx512_table, cpu.avx512},
       {"avx512vnni", &avx512vnni_table, cpu.avx512_vnni},
       {"avx512bf16", &avx512bf16_table, cpu.avx512_bf16},
+#elif defined(__aarch64__)
+      {"neon", &neon_table, true},  // part of every ARMv8-A that runs Linux
+      {"dotprod", &dotprod_table, cpu.dotprod},
+      {"i8mm", &i8mm_table, cpu.i8mm},
 #endif
   };
   *n_levels = static_cast<int>(sizeof all / sizeof all[0]);

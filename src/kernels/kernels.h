@@ -153,9 +153,10 @@ struct Table {
 
 // --- choice of level -----------------------------------------------------------------------------------------------------
 
-/// An ISA level that is compiled in. `usable`: this CPU and operating system can run it (cpuid and XGETBV).
+/// An ISA level that is compiled in. `usable`: this CPU and operating system can run it (cpu.h).
 struct Level {
-  const char* name;   // "generic", "avx2", "avxvnni" (AVX2 and 256-bit VNNI), "avx512", "avx512vnni", "avx512bf16" (that is, VNNI and BF16)
+  const char* name;   // "generic"; x86-64: "avx2", "avxvnni" (AVX2 and 256-bit VNNI), "avx512", "avx512vnni", "avx512bf16" (that is, VNNI and BF16);
+                      // ARM: "neon", "dotprod", "i8mm" (that is, I8MM and BF16)
   const Table* table;
   bool usable;
 };

@@ -7,7 +7,7 @@
 // once, a block of activations is laid out beside it, and register tiles of tile_rows x tile_tokens run over both from the near caches.
 
 constexpr int tile_rows = 4;
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int tile_tokens = 6;  // 24 accumulators, 6 activations and a weight in 32 registers
 #else
 constexpr int tile_tokens = 3;  // 12 accumulators, 3 activations and a weight in 16 registers

@@ -19,11 +19,26 @@ KERNEL_INLINE int64_t n_act_groups(int64_t n_cols) { return (n_cols + act_group 
 typedef int8_t Bytes __attribute__((vector_size(lanes * 4)));
 typedef int16_t Shorts __attribute__((vector_size(lanes * 4)));
 
-KERNEL_INLINE Bytes broadcast_quad(const int8_t* p) {
-  int32_t quad;
-  __builtin_memcpy(&quad, p, 4);
-  return (Bytes)(Ints{} + quad);
+#if defined(KERNEL_NEON) && defined(__ARM_FEATURE_DOTPROD)
+#define KERNEL_DOT_LANE 1
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define KERNEL_DOT_MATRIX 1
+#endif
+/// A quad of activations for every row: sdot takes it out of four.
+struct Quad {
+  int8x16_t four;
+  int lane = 0;
+  KERNEL_INLINE Quad(Bytes b) : four((int8x16_t)b) {}
+};
+KERNEL_INLINE Quad quad_at(const int8_t* group, int j) {
+  Quad quad(load_as<Bytes>(group + j / 4 * 16));
+  quad.lane = j % 4;
+  return quad;
 }
+#else
+using Quad = Bytes;
+KERNEL_INLINE Quad quad_at(const int8_t* group, int j) { return (Bytes)(Ints{} + load_as<int32_t>(group + j * 4)); }
+#endif
 
 #if defined(__AVX512VNNI__)
 #define KERNEL_DOT_VNNI 1
@@ -39,6 +54,8 @@ KERNEL_INLINE Ints add_pairs(Shorts v) { return (Ints)_mm512_madd_epi16((__m512i
 #define KERNEL_DOT_PAIRS 1
 KERNEL_INLINE Shorts mul_pairs(Bytes u, Bytes s) { return (Shorts)_mm256_maddubs_epi16((__m256i)u, (__m256i)s); }
 KERNEL_INLINE Ints add_pairs(Shorts v) { return (Ints)_mm256_madd_epi16((__m256i)v, _mm256_set1_epi16(1)); }
+#elif defined(KERNEL_NEON) && !defined(KERNEL_DOT_LANE)
+#define KERNEL_DOT_WORDS 1
 #endif
 
 /// Signed times signed without a wider instruction set: |w| * (a with w's sign). Activations end at +-127, so w may be -128 and no
@@ -57,9 +74,18 @@ KERNEL_INLINE Shorts mul_pairs_signed(Bytes w, Bytes a) {
 #endif
 #endif
 
-/// One 32-bit lane a row: sum of four products of signed bytes, for levels with neither instruction.
-KERNEL_INLINE Ints dot_plain(Ints sum, Bytes w, Bytes a) {
-#if defined(__SSE2__) && !defined(__AVX2__)
+/// One 32-bit lane a row: sum of four products of signed bytes, for levels with none of these instructions.
+KERNEL_INLINE Ints dot_signed(Ints sum, Bytes w, Quad a) {
+#if defined(KERNEL_DOT_LANE)
+  const auto to = (int32x4_t)sum;
+  const auto by = (int8x16_t)w;
+  switch (a.lane) {  // known when compiled
+    case 0: return (Ints)vdotq_laneq_s32(to, by, a.four, 0);
+    case 1: return (Ints)vdotq_laneq_s32(to, by, a.four, 1);
+    case 2: return (Ints)vdotq_laneq_s32(to, by, a.four, 2);
+    default: return (Ints)vdotq_laneq_s32(to, by, a.four, 3);
+  }
+#elif defined(__SSE2__) && !defined(__AVX2__)
   // Even and odd bytes as words, whose products pmaddwd adds in pairs.
   const auto even = [](Bytes v) { return _mm_srai_epi16(_mm_slli_epi16((__m128i)v, 8), 8); };
   const auto odd = [](Bytes v) { return _mm_srai_epi16((__m128i)v, 8); };
@@ -97,18 +123,28 @@ struct Int8Weights {
   }
 
   struct Sum {
+#if defined(KERNEL_DOT_WORDS)
+    int32x4_t low, high;  // two sums a row: of the first and the last two columns of each quad
+    KERNEL_INLINE void start(int32_t) { low = high = vdupq_n_s32(0); }
+    KERNEL_INLINE void add(Bytes w, Quad a) {
+      low = vpadalq_s16(low, vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8((int8x16_t)a)));
+      high = vpadalq_s16(high, vmull_high_s8((int8x16_t)w, (int8x16_t)a));
+    }
+    KERNEL_INLINE Ints get(int32_t) const { return (Ints)vpaddq_s32(low, high); }
+#else
     Ints total;
     KERNEL_INLINE void start(int32_t correction) { total = (Ints{} + correction) * (offset / 8); }
-    KERNEL_INLINE void add(Bytes w, Bytes a) {
+    KERNEL_INLINE void add(Bytes w, Quad a) {
 #if defined(KERNEL_DOT_VNNI)
       total = dot_unsigned(total, w, a);
 #elif defined(KERNEL_DOT_PAIRS)
       total += add_pairs(mul_pairs_signed(w, a));
 #else
-      total = dot_plain(total, w, a);
+      total = dot_signed(total, w, a);
 #endif
     }
     KERNEL_INLINE Ints get(int32_t) const { return total; }
+#endif
   };
 };
 
@@ -136,16 +172,24 @@ struct Int4Weights {
 #if defined(KERNEL_DOT_PAIRS)
     Shorts pairs;  // eight quads of at most 2 * 15 * 127 stay below 2^15
     KERNEL_INLINE void start(int32_t) { pairs = Shorts{}; }
-    KERNEL_INLINE void add(Bytes w, Bytes a) { pairs += mul_pairs(w, a); }
+    KERNEL_INLINE void add(Bytes w, Quad a) { pairs += mul_pairs(w, a); }
     KERNEL_INLINE Ints get(int32_t correction) const { return add_pairs(pairs) + correction; }
+#elif defined(KERNEL_DOT_WORDS)
+    int16x8_t low, high;  // rows 0 and 1, rows 2 and 3; eight quads of 15 * 127 stay below 2^15
+    KERNEL_INLINE void start(int32_t) { low = high = vdupq_n_s16(0); }
+    KERNEL_INLINE void add(Bytes w, Quad a) {
+      low = vmlal_s8(low, vget_low_s8((int8x16_t)w), vget_low_s8((int8x16_t)a));
+      high = vmlal_high_s8(high, (int8x16_t)w, (int8x16_t)a);
+    }
+    KERNEL_INLINE Ints get(int32_t correction) const { return (Ints)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)) + correction; }
 #else
     Ints total;
     KERNEL_INLINE void start(int32_t correction) { total = Ints{} + correction; }
-    KERNEL_INLINE void add(Bytes w, Bytes a) {
+    KERNEL_INLINE void add(Bytes w, Quad a) {
 #if defined(KERNEL_DOT_VNNI)
       total = dot_unsigned(total, w, a);
 #else
-      total = dot_plain(total, w, a);
+      total = dot_signed(total, w, a);
 #endif
     }
     KERNEL_INLINE Ints get(int32_t) const { return total; }
@@ -250,7 +294,7 @@ constexpr int max_group = 128;
 /// x to the nearest integer, halves to even, inside [low, high].
 KERNEL_INLINE F round_clamped(F x, F low, F high) {
   const F magic(12582912.0f);  // 1.5 * 2^23: the adder rounds
-  return (xsimd::min(xsimd::max(x, low), high) + magic) - magic;
+  return (min(max(x, low), high) + magic) - magic;
 }
 
 /// n (at most max_group) floats with zeros behind, up to a multiple of 16; returns that.
@@ -263,7 +307,7 @@ KERNEL_INLINE int64_t padded_copy(const float* x, int64_t n, float* out) {
 
 KERNEL_INLINE float largest_magnitude(const float* x, int64_t n) {
   F largest(0.0f);
-  for (int64_t i = 0; i < n; i += lanes) largest = xsimd::max(largest, xsimd::abs(load(x + i)));
+  for (int64_t i = 0; i < n; i += lanes) largest = max(largest, abs(load(x + i)));
   return max_lanes(largest);
 }
 
@@ -415,7 +459,7 @@ KERNEL_INLINE void quantize_group(const float* x, ActGroup* to) {
   F largest(0.0f);
   for (int v = 0; v < n_vectors; ++v) {
     values[v] = load(x + v * lanes);
-    largest = xsimd::max(largest, xsimd::abs(values[v]));
+    largest = max(largest, abs(values[v]));
   }
   const float most = max_lanes(largest);
   const F inverse(most > 0 ? 127 / most : 0.0f);
@@ -423,7 +467,7 @@ KERNEL_INLINE void quantize_group(const float* x, ActGroup* to) {
   for (int v = 0; v < n_vectors; ++v) {
     // As round_clamped: the adder rounds, and the integer is what then stands in the low bits.
     const F magic(12582912.0f);
-    const F bounded = xsimd::min(xsimd::max(values[v] * inverse, F(-127.0f)), F(127.0f));
+    const F bounded = min(max(values[v] * inverse, F(-127.0f)), F(127.0f));
     const Ints q = (Ints)raw(bounded + magic) - (Ints)raw(magic);
     store_bytes(to->q + v * lanes, q);
     sum += q;
@@ -459,7 +503,7 @@ KERNEL_INLINE void add_group(const uint8_t* const (&data)[B], const typename Sca
       for (int v = 0; v < row_vectors; ++v) w[b * row_vectors + v] = W::quad(data[b], j, v);
     }
     for (int t = 0; t < T; ++t) {
-      const Bytes a = broadcast_quad(act[t][g].q + j * 4);
+      const Quad a = quad_at(act[t][g].q, j);
       for (int v = 0; v < B * row_vectors; ++v) sums[t][v].add(w[v], a);
     }
   }
@@ -555,6 +599,12 @@ KERNEL_INLINE void packed_block(const uint8_t* block, const BlockLayout<W>& layo
 #if defined(__AVX512F__)
 constexpr int packed_tokens = 8;                    // 8 exact sums, 8 floats, the weights
 constexpr int wide_blocks = 2, wide_tokens = 6;     // 12 exact sums, 12 floats, 2 weights, 2 scales and an activation in 32 registers
+#elif defined(KERNEL_DOT_MATRIX)
+constexpr int packed_tokens = 3;                    // 12 exact sums, 12 floats, 3 activations, the weights in 32 registers
+constexpr int wide_blocks = 1, wide_tokens = 6;     // half a block at a time: as many
+#elif defined(KERNEL_DOT_WORDS)
+constexpr int packed_tokens = 2;                    // a sum of words takes two registers
+constexpr int wide_blocks = 1, wide_tokens = 2;
 #else
 constexpr int packed_tokens = 3;                    // more, and the sums of 16 rows no longer fit 16 registers
 constexpr int wide_blocks = 1, wide_tokens = 3;
@@ -562,7 +612,8 @@ constexpr int wide_blocks = 1, wide_tokens = 3;
 
 /// From this many tokens on a block is unpacked once before they run over it.
 constexpr int64_t min_tokens_unpacked = 16;
-/// An unpacked group: its scales as floats, then a byte a weight.
+/// An unpacked group: its scales as floats, then a byte a weight: quads as in a block, or (KERNEL_DOT_MATRIX) two halves of eight rows,
+/// for each eight columns four pairs of rows.
 constexpr int64_t wide_group_bytes = pack_rows * sizeof(float) + group_quads * quad_bytes;
 
 KERNEL_INLINE int64_t unpacked_bytes(int64_t n_cols) { return wide_blocks * n_act_groups(n_cols) * wide_group_bytes; }
@@ -574,13 +625,59 @@ KERNEL_INLINE void unpack_block(const uint8_t* block, const BlockLayout<W>& layo
     const uint8_t* data = block + layout.data(g);
     for (int v = 0; v < row_vectors; ++v) {
       store(reinterpret_cast<float*>(wide) + v * lanes, F16::load(scales + v * lanes));
+#if defined(KERNEL_DOT_MATRIX)
+      for (int j = 0; j < group_quads; j += 2) {
+        const auto even = (int32x4_t)W::quad(data, j, v), odd = (int32x4_t)W::quad(data, j + 1, v);
+        const int32x4_t pairs[2] = {vzip1q_s32(even, odd), vzip2q_s32(even, odd)};
+        uint8_t* to = wide + pack_rows * sizeof(float) + v / 2 * (group_quads / 2 * quad_bytes);
+        __builtin_memcpy(to + j / 2 * quad_bytes + v % 2 * sizeof pairs, pairs, sizeof pairs);
+      }
+#else
       for (int j = 0; j < group_quads; ++j) {
         const Bytes quad = W::quad(data, j, v);
         __builtin_memcpy(wide + pack_rows * sizeof(float) + j * quad_bytes + v * lanes * 4, &quad, sizeof quad);
       }
+#endif
     }
   }
 }
+
+#if defined(KERNEL_DOT_MATRIX)
+/// As add_group for eight rows of an unpacked group and tokens in pairs: smmla multiplies two rows with two tokens, eight columns of each.
+template <class W>
+KERNEL_INLINE void add_half_group(const uint8_t* data, const float* scales, const ActGroup* const (&act)[wide_tokens], int64_t g,
+                                  F (&acc)[wide_tokens][row_vectors / 2]) {
+  constexpr int token_pairs = wide_tokens / 2, row_pairs = pack_rows / 4;
+  int32x4_t sums[token_pairs][row_pairs];
+  for (int p = 0; p < token_pairs; ++p) {
+    const int32_t first = act[2 * p][g].correction * (W::offset / 8), second = act[2 * p + 1][g].correction * (W::offset / 8);
+    for (auto& sum : sums[p]) sum = int32x4_t{first, first, second, second};
+  }
+#pragma GCC unroll 4
+  for (int step = 0; step < act_group / 8; ++step) {
+    int8x16_t a[token_pairs];
+    for (int p = 0; p < token_pairs; ++p) {
+      const auto x = load_as<int64x2_t>(act[2 * p][g].q + step / 2 * 16), y = load_as<int64x2_t>(act[2 * p + 1][g].q + step / 2 * 16);
+      a[p] = (int8x16_t)(step % 2 == 0 ? vzip1q_s64(x, y) : vzip2q_s64(x, y));
+    }
+    for (int r = 0; r < row_pairs; ++r) {
+      const auto w = load_as<int8x16_t>(data + (step * row_pairs + r) * 16);
+      for (int p = 0; p < token_pairs; ++p) sums[p][r] = vmmlaq_s32(sums[p][r], a[p], w);
+    }
+  }
+  for (int v = 0; v < row_vectors / 2; ++v) {
+    const F ws = load(scales + v * lanes);
+    for (int p = 0; p < token_pairs; ++p) {
+      const auto low = (int64x2_t)sums[p][2 * v], high = (int64x2_t)sums[p][2 * v + 1];
+      const int64x2_t rows[2] = {vzip1q_s64(low, high), vzip2q_s64(low, high)};
+      for (int i = 0; i < 2; ++i) {
+        const int t = 2 * p + i;
+        acc[t][v] = fma(from_raw((Floats)vcvtq_f32_s32((int32x4_t)rows[i])), ws * F(act[t][g].scale), acc[t][v]);
+      }
+    }
+  }
+}
+#endif
 
 /// All tokens (at least wide_tokens) against wide_blocks unpacked blocks.
 template <class W>
@@ -591,6 +688,20 @@ KERNEL_INLINE void wide_tiles(const uint8_t* wide, int64_t n_groups, const uint8
     const ActGroup* act[wide_tokens];
     token_pointers<wide_tokens>(x + t * x_stride, x_stride, act);
     F acc[wide_tokens][wide_blocks * row_vectors];
+#if defined(KERNEL_DOT_MATRIX)
+    for (int half = 0; half < 2; ++half) {
+      F sums[wide_tokens][row_vectors / 2];
+      for (auto& token : sums) token[0] = token[1] = F(0.0f);
+      const uint8_t* at = wide;
+      for (int64_t g = 0; g < n_groups; ++g, at += wide_group_bytes) {
+        const auto* scales = reinterpret_cast<const float*>(at) + half * (pack_rows / 2);
+        add_half_group<W>(at + pack_rows * sizeof(float) + half * (group_quads / 2 * quad_bytes), scales, act, g, sums);
+      }
+      for (int i = 0; i < wide_tokens; ++i) {
+        for (int v = 0; v < row_vectors / 2; ++v) acc[i][half * (row_vectors / 2) + v] = sums[i][v];
+      }
+    }
+#else
     clear<wide_blocks, wide_tokens>(acc);
     const uint8_t* at = wide;
     for (int64_t g = 0; g < n_groups; ++g, at += wide_group_bytes) {
@@ -602,6 +713,7 @@ KERNEL_INLINE void wide_tiles(const uint8_t* wide, int64_t n_groups, const uint8
       }
       add_group<Unpacked<W>, F32, wide_blocks, wide_tokens>(data, scales, act, g, acc);
     }
+#endif
     store_tile<wide_blocks, wide_tokens>(acc, n_rows, y + t * y_stride, y_stride);
   }
 }
@@ -657,13 +769,29 @@ KERNEL_ENTRY void get_row(const Matrix& w, int64_t row, float* out) {
 
 #if defined(__x86_64__)
 #define KERNEL_IN_REGISTER(v) "+x"(v)
-#else
+#elif defined(__aarch64__)
 #define KERNEL_IN_REGISTER(v) "+w"(v)
+#else
+#define KERNEL_IN_REGISTER(v) "+m"(v)  // nothing but memory holds four at once
 #endif
 
 /// Eight independent chains of the level's dot-product instructions, with nothing loaded: the rate that no kernel can pass.
 KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
   constexpr int chains = 8;
+#if defined(KERNEL_DOT_MATRIX)
+  int32x4_t sums[chains] = {};
+  int8x16_t w = vdupq_n_s8(1), a = vdupq_n_s8(1);
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (auto& sum : sums) {
+      asm volatile("" : KERNEL_IN_REGISTER(w), KERNEL_IN_REGISTER(a));
+      sum = vmmlaq_s32(sum, w, a);
+    }
+  }
+  int32x4_t total = {};
+  for (const auto& sum : sums) total += sum;
+  asm volatile("" : KERNEL_IN_REGISTER(total));
+  return rounds * chains * 32;
+#else
   Int4Weights::Sum sums[chains];
   for (auto& sum : sums) sum.start(0);
   Bytes w = Bytes{} + int8_t{1}, a = Bytes{} + int8_t{1};
@@ -677,6 +805,7 @@ KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
   for (auto& sum : sums) total += sum.get(0);
   asm volatile("" : KERNEL_IN_REGISTER(total));
   return rounds * chains * lanes * 4;
+#endif
 }
 
 /// Four streams with prefetches ahead: faster than one or eight on every machine that was tried.

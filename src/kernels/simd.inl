@@ -1,24 +1,48 @@
 // The SIMD verbs that all kernels are written in. The other .inl files are the same source for every level; only the
 // lane count and the few functions below change. Included inside the anonymous namespace of isa.cpp.
 
-#if defined(__AVX512F__)
-using Arch = xsimd::avx512bw;
-#elif defined(__AVX2__)
-using Arch = xsimd::fma3<xsimd::avx2>;
-#elif defined(__x86_64__)
-using Arch = xsimd::sse2;
-#elif defined(__aarch64__)
-using Arch = xsimd::neon64;
-#else
-#error "no SIMD level for this processor family"
-#endif
-
 #define KERNEL_INLINE inline __attribute__((always_inline))
 // Table entries pull in everything they call: an inline function of xsimd or std that stayed out of line would be a weak symbol,
 // and the linker could hand this level's copy of it to code that runs on a lesser CPU (tests/gates/one_symbol.py).
 #define KERNEL_ENTRY __attribute__((flatten))
 
+#if !defined(__x86_64__)
+#if defined(__aarch64__) && !defined(ENGINE_KERNEL_PORTABLE)
+#define KERNEL_NEON 1
+#endif
+#include "kernels/portable.inl"
+#else
+#if defined(__AVX512F__)
+using Arch = xsimd::avx512bw;
+#elif defined(__AVX2__)
+using Arch = xsimd::fma3<xsimd::avx2>;
+#else
+using Arch = xsimd::sse2;
+#endif
 using F = xsimd::batch<float, Arch>;
+using Mask = xsimd::batch_bool<float, Arch>;
+
+KERNEL_INLINE F select(Mask which, F yes, F no) { return xsimd::select(which, yes, no); }
+KERNEL_INLINE bool any(Mask which) { return xsimd::any(which); }
+KERNEL_INLINE F min(F a, F b) { return xsimd::min(a, b); }
+KERNEL_INLINE F max(F a, F b) { return xsimd::max(a, b); }
+KERNEL_INLINE F abs(F x) { return xsimd::abs(x); }
+KERNEL_INLINE F exp_lanes(F x) { return xsimd::exp(x); }
+KERNEL_INLINE F tanh(F x) { return xsimd::tanh(x); }
+KERNEL_INLINE F erf(F x) { return xsimd::erf(x); }
+
+/// a * b + c: fused wherever the level has it, spelled out because the files are compiled with -ffp-contract=off (what the
+/// compiler fuses would depend on the surroundings, and the bits with it). xsimd 8.1 has no fused form for AVX-512.
+KERNEL_INLINE F fma(F a, F b, F c) {
+#if defined(__AVX512F__)
+  return F(_mm512_fmadd_ps(a, b, c));
+#elif defined(__FMA__)
+  return F(_mm256_fmadd_ps(a, b, c));
+#else
+  return a * b + c;
+#endif
+}
+#endif
 constexpr int lanes = static_cast<int>(F::size);
 
 // GCC vectors of the same widths: for shuffles and widenings that have no name in xsimd 8.1.
@@ -55,6 +79,8 @@ struct Bf16 {
 #elif defined(__AVX2__)
     const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return F(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16)));
+#elif defined(KERNEL_NEON)
+    return from_raw((Floats)vshll_n_u16(vld1_u16(p), 16));
 #else
     return from_raw((Floats)(__builtin_convertvector(load_as<Halves>(p), Words) << 16));
 #endif
@@ -68,6 +94,8 @@ struct F16 {
     return F(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif defined(__F16C__)
     return F(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(KERNEL_NEON)
+    return from_raw((Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))));
 #else
     const Words h = __builtin_convertvector(load_as<Halves>(p), Words);
     const Words sign = (h & 0x8000u) << 16;
@@ -107,23 +135,6 @@ KERNEL_INLINE uint16_t to_bf16(float x) {
 }
 
 // --- arithmetic --------------------------------------------------------------------------------------------------------
-
-/// a * b + c: fused wherever the level has it, spelled out because the files are compiled with -ffp-contract=off (what the
-/// compiler fuses would depend on the surroundings, and the bits with it). xsimd 8.1 has no fused form for AVX-512.
-KERNEL_INLINE F fma(F a, F b, F c) {
-#if defined(__AVX512F__)
-  return F(_mm512_fmadd_ps(a, b, c));
-#elif defined(__FMA__)
-  return F(_mm256_fmadd_ps(a, b, c));
-#elif defined(__aarch64__)
-  return F(vfmaq_f32(c, a, b));
-#else
-  return a * b + c;
-#endif
-}
-
-KERNEL_INLINE F select(xsimd::batch_bool<float, Arch> which, F yes, F no) { return xsimd::select(which, yes, no); }
-
 
 // Shuffles within each 128-bit part, at any width.
 #if defined(__AVX512F__)
@@ -166,6 +177,8 @@ KERNEL_INLINE float sum_lanes(F a) { return sum_lanes(a, a, a, a)[0]; }
 KERNEL_INLINE float max_lanes(F a) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps(a);
+#elif defined(KERNEL_NEON)
+  return vmaxnmvq_f32((float32x4_t)raw(a));
 #else
   float buffer[lanes];
   store(buffer, a);
@@ -192,7 +205,7 @@ KERNEL_INLINE F exp(F x) {
   p = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(r, r), p, r), _mm512_set1_ps(1.0f));
   return F(_mm512_maskz_scalef_ps(not_small, p, n));
 #else
-  return xsimd::exp(x);
+  return exp_lanes(x);
 #endif
 }
 KERNEL_INLINE float exp(float x) {
