@@ -546,7 +546,7 @@ KERNEL_INLINE void store_tile(const F (&acc)[T][B * row_vectors], int64_t n_rows
   }
 }
 
-/// How far ahead packed weights are asked for. Hardware prefetchers start slowly, and several tokens' work between two loads slows them more.
+/// How far ahead packed weights are asked for where several tokens' work between two loads keeps hardware prefetchers from running ahead.
 constexpr int64_t prefetch_bytes = 4096;
 
 /// S blocks, block_stride bytes apart, against T tokens, read side by side straight from memory: hardware prefetchers follow several
@@ -566,7 +566,9 @@ KERNEL_INLINE void packed_tile(const uint8_t* block, int64_t block_stride, const
 #pragma GCC unroll 4
     for (int i = 0; i < S; ++i) {
       const uint8_t* const data[1] = {block + i * block_stride};
-      for (int64_t at = 0; at < W::group_bytes; at += 64) __builtin_prefetch(data[0] + prefetch_bytes + at);
+      if constexpr (T > 1) {
+        for (int64_t at = 0; at < W::group_bytes; at += 64) __builtin_prefetch(data[0] + prefetch_bytes + at);
+      }
       const uint16_t* const group_scales[1] = {reinterpret_cast<const uint16_t*>(scales + i * block_stride)};
       add_group<W, F16, 1, T>(data, group_scales, act, g, acc[i]);
     }
