@@ -18,7 +18,7 @@ Kind kind_of(const OptionText& option) {
   const std::string value = option.value;
   if (value.find("FILE") != std::string::npos) return Kind::files;
   if (value == "DIR") return Kind::folders;
-  if (value == "MODEL2") return Kind::models;
+  if (value.starts_with("MODEL")) return Kind::models;
   return option.choices.empty() ? Kind::anything : Kind::words;
 }
 

@@ -238,6 +238,7 @@ const std::string* Head::find(std::string_view name) const {
 }
 
 HttpClient::Connection HttpClient::open(const Url& url) const {
+  if (url.tls && tls_name().empty()) start_tls(nullptr, url.host);  // throws, before anything is tried
   const Url* proxy = proxies_.for_url(url);
   Connection connection;
   connection.stream = proxy == nullptr ? connect_tcp(url.host, url.port, patience_) : connect_tcp(proxy->host, proxy->port, patience_);

@@ -1,11 +1,11 @@
-// TLS by mbedTLS, 2.28 or 3.x.
+// TLS by mbedTLS.
 #include <mbedtls/ctr_drbg.h>
 #include <mbedtls/entropy.h>
 #include <mbedtls/error.h>
 #include <mbedtls/ssl.h>
 #include <mbedtls/version.h>
 #include <mbedtls/x509_crt.h>
-#if MBEDTLS_VERSION_MAJOR >= 3
+#if defined(MBEDTLS_PSA_CRYPTO_C)
 #include <psa/crypto.h>
 #endif
 
@@ -94,7 +94,7 @@ mbedtls_x509_crt* trusted_chain() {
   static bool read = false;
   const std::lock_guard lock(mutex);
   if (!read) {
-#if MBEDTLS_VERSION_MAJOR >= 3
+#if defined(MBEDTLS_PSA_CRYPTO_C)
     if (psa_crypto_init() != PSA_SUCCESS) throw Error("TLS: cannot start: no random numbers from the system");
 #endif
     authorities.read();
