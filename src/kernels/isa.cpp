@@ -18,6 +18,8 @@ namespace {
 //
 #include "kernels/quantized.inl"
 //
+#include "kernels/mxfp4.inl"
+//
 #include "kernels/elementwise.inl"
 //
 #include "kernels/attention.inl"
@@ -27,8 +29,9 @@ namespace {
 extern const Table ENGINE_KERNEL_TABLE;
 const Table ENGINE_KERNEL_TABLE = {
     .name = ENGINE_KERNEL_LEVEL,
-    .matmul = {matmul<F32>, matmul<Bf16>, matmul<F16>, matmul_quantized<Int8Weights>, matmul_quantized<Int4Weights>},
-    .row_grain = {tile_rows, tile_rows, tile_rows, pack_rows, pack_rows},
+    .matmul = {matmul<F32>, matmul<Bf16>, matmul<F16>, matmul_quantized<Int8Weights>, matmul_quantized<Int4Weights>,
+               matmul_quantized<Mxfp4Weights>, matmul_mxfp4},
+    .row_grain = {tile_rows, tile_rows, tile_rows, pack_rows, pack_rows, pack_rows, pack_rows},
     .scratch_bytes = all_scratch_bytes,
     .get_row = get_row,
     .quantize_row = quantize_row,
@@ -37,11 +40,13 @@ const Table ENGINE_KERNEL_TABLE = {
     .act_bytes = act_bytes,
     .quantize_act = quantize_act,
     .int8_peak = int8_peak,
+    .read_peak = read_peak,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .rope = rope,
     .rope_interleaved = rope_interleaved,
     .gated_activation = gated_activation,
+    .clamped_swiglu = clamped_swiglu,
     .add = add,
     .add_scaled = add_scaled,
     .scale = scale,

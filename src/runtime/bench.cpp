@@ -19,26 +19,6 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// Reads n bytes as four streams, which hardware prefetchers follow better than one, and returns something that depends on all of them.
-uint64_t read_streams(const std::byte* data, size_t n) {
-  constexpr size_t n_streams = 4, line = 64;
-  const size_t run = n / n_streams / line * line;
-  typedef uint64_t Line __attribute__((vector_size(64)));
-  Line sums[n_streams] = {};
-  for (size_t i = 0; i < run; i += line) {
-    for (size_t s = 0; s < n_streams; ++s) {
-      Line value;
-      std::memcpy(&value, data + s * run + i, line);
-      sums[s] ^= value;
-    }
-  }
-  uint64_t out = 0;
-  for (const Line& sum : sums) {
-    for (int i = 0; i < 8; ++i) out ^= sum[i];
-  }
-  return out;
-}
-
 /// Measures what the machine can do, over and over: a shared machine's memory is faster one second than the next.
 class LimitsProbe {
  public:
@@ -51,13 +31,14 @@ class LimitsProbe {
 
   /// The best of a few sweeps over memory that no cache holds, 10^9 bytes per second.
   double read_gb_s() {
+    const kernels::Table& kernel = kernels::table();
     std::atomic<uint64_t> sink = 0;
     double best = 0;
     for (int sweep = 0; sweep < 3; ++sweep) {
       const double start = now_s();
       team_.run([&](Worker& w) {
         w.for_chunks(n_bytes, chunk, [&](int64_t begin, int64_t end) {
-          sink.fetch_xor(read_streams(memory_.data() + begin, static_cast<size_t>(end - begin)), std::memory_order_relaxed);
+          sink.fetch_xor(kernel.read_peak(memory_.data() + begin, static_cast<size_t>(end - begin)), std::memory_order_relaxed);
         });
       });
       best = std::max(best, static_cast<double>(n_bytes) / (now_s() - start) / 1e9);
