@@ -252,6 +252,38 @@ TEST_CASE("equal bits alone and in ragged batches that mix prompt chunks and sin
   }
 }
 
+TEST_CASE("MXFP4 experts stay MXFP4 whatever is asked for; with int8 activations too bits are equal for any threads and chunks") {
+  FIXTURE_OR_RETURN(directory, "models/gptoss-mxfp4");
+  const Reference reference(directory);
+  const struct {
+    WeightDType dtype;
+    kernels::Format format;
+    double limit;  // of the greatest difference, in units of the logits' spread
+  } cases[] = {{WeightDType::automatic, kernels::Format::mxfp4, tolerance}, {WeightDType::f32, kernels::Format::mxfp4, tolerance},
+               {WeightDType::bf16, kernels::Format::mxfp4, tolerance},      {WeightDType::i8, kernels::Format::mxfp4_i8, 0.6}};
+  for (const auto& c : cases) {
+    CAPTURE(static_cast<int>(c.dtype));
+    LoadOptions options;
+    options.dtype = c.dtype;
+    on_every_level([&] {
+      const auto model = Model::load(directory, options);  // int8 is packed as the level wants it
+      for (const LayerWeights& layer : model->weights().layers) {
+        for (const ExpertWeights& e : layer.experts) {
+          CHECK((e.gate.w.format == c.format && e.up.w.format == c.format && e.down.w.format == c.format));
+        }
+      }
+      const std::vector<float> expected = Rig(model, 1).logits(reference.prompts[0]);
+      CHECK(relative_difference(expected, reference.of_prompt(0)) < c.limit);
+      for (int n_threads = 1; n_threads <= 3; ++n_threads) {
+        for (const size_t chunk : {size_t{1}, size_t{7}, size_t{20}}) {
+          CAPTURE(chunk);
+          CHECK(Rig(model, n_threads).logits(reference.prompts[0], chunk) == expected);
+        }
+      }
+    });
+  }
+}
+
 TEST_CASE("logits wanted: none, last and all give the rows of the full pass") {
   const auto model = Model::load(data_file("models/llama3-tied"));
   Rig rig(model, 2);

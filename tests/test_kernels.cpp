@@ -458,6 +458,18 @@ TEST_CASE("activations") {
   }
 }
 
+TEST_CASE("the clamped SwiGLU") {
+  const auto f = [](double gate, double up, double limit) {
+    const double a = std::fmin(gate, limit), b = std::fmax(-limit, std::fmin(up, limit));
+    return (b + 1) * a / (1 + std::exp(-1.702 * a));
+  };
+  for (const float limit : {0.75f, 7.0f}) {
+    CAPTURE(limit);
+    check_vector("clamped_swiglu", [=](const Table& t, const float* a, const float* b, float* y, int64_t n) { t.clamped_swiglu(a, b, limit, y, n); },
+                 [=](const float* a, const float* b, const float*, int64_t, int64_t i) { return f(d(a[i]), d(b[i]), d(limit)); }, 6e-7, 3e-6);
+  }
+}
+
 TEST_CASE("activations at the edges: saturated, infinite and NaN inputs") {
   for (const Table* t : usable_tables()) {
     for (int k = 0; k < static_cast<int>(Activation::count); ++k) {

@@ -167,7 +167,7 @@ void check_same(const kernels::Matrix& a, const kernels::Matrix& b) {
   REQUIRE(a.group == b.group);
   REQUIRE(a.n_rows == b.n_rows);
   size_t bytes = static_cast<size_t>(a.n_rows * a.n_cols) * (a.format == Format::f32 ? 4 : 2);
-  if (kernels::is_quantized(a.format)) bytes = static_cast<size_t>((a.n_rows + 15) / 16) * kernels::table().packed_block_bytes(a.format, a.n_cols, a.group);
+  if (kernels::is_packed(a.format)) bytes = static_cast<size_t>((a.n_rows + 15) / 16) * kernels::table().packed_block_bytes(a.format, a.n_cols, a.group);
   CHECK(std::memcmp(a.data, b.data, bytes) == 0);
 }
 

@@ -224,6 +224,135 @@ TEST_CASE("matmul: the exact products of the quantized values, for any split of 
   }
 }
 
+namespace {
+
+struct Mxfp4Case {
+  int64_t n_rows, n_cols;
+};
+
+const Mxfp4Case mxfp4_cases[] = {{16, 32}, {1, 32}, {5, 64}, {47, 96}, {130, 160}, {64, 2880}, {208, 288}};
+
+/// A matrix of drawn codes and exponents; the values are written here from the format's definition.
+struct Mxfp4Matrix {
+  std::vector<double> values;  // [n_rows][n_cols]
+  std::vector<std::byte> blocks;
+  int64_t n_rows, n_cols;
+
+  Mxfp4Matrix(const Table& t, const Mxfp4Case& c, int lowest, int highest) : n_rows(c.n_rows), n_cols(c.n_cols) {
+    constexpr double e2m1[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+    std::mt19937 rng(11);
+    std::vector<int8_t> q;
+    std::vector<uint16_t> scales;
+    for (int64_t i = 0; i < n_rows * n_cols; ++i) {
+      if (i % 32 == 0) scales.push_back(static_cast<uint16_t>(lowest + static_cast<int>(rng() % static_cast<unsigned>(highest - lowest + 1))));
+      const unsigned code = rng() % 16;
+      q.push_back(static_cast<int8_t>(code));
+      values.push_back(std::ldexp(code < 8 ? e2m1[code] : -e2m1[code - 8], scales.back() - 127));
+    }
+    const size_t block = t.packed_block_bytes(Format::mxfp4, n_cols, 32);
+    CHECK(block == t.packed_block_bytes(Format::mxfp4_i8, n_cols, 32));
+    CHECK(block % 64 == 0);
+    CHECK(static_cast<int64_t>(block) <= pack_rows * (n_cols / 2 + n_cols / 32) + 48);
+    blocks.resize(block * static_cast<size_t>((n_rows + pack_rows - 1) / pack_rows));
+    for (int64_t r = 0; r < n_rows; r += pack_rows) {
+      t.pack_block(Format::mxfp4, 32, q.data() + r * n_cols, scales.data() + r * n_cols / 32, static_cast<int>(std::min<int64_t>(pack_rows, n_rows - r)),
+                   n_cols, blocks.data() + block * static_cast<size_t>(r / pack_rows));
+    }
+  }
+  Matrix matrix(Format format) const { return {blocks.data(), n_rows, n_cols, format, 32}; }
+};
+
+}  // namespace
+
+TEST_CASE("MXFP4: every value comes back from the blocks, of every exponent") {
+  for (const Mxfp4Case& c : mxfp4_cases) {
+    CAPTURE(c.n_rows);
+    CAPTURE(c.n_cols);
+    for_each_level([&](const Table& t) {
+      const Mxfp4Matrix m(t, c, 0, 251);  // beyond, 6 * 2^(e - 127) is no finite float
+      for (const Format format : {Format::mxfp4, Format::mxfp4_i8}) {
+        std::vector<float> row(static_cast<size_t>(c.n_cols));
+        bool same = true;
+        for (int64_t r = 0; r < c.n_rows; ++r) {
+          t.get_row(m.matrix(format), r, row.data());
+          for (int64_t k = 0; k < c.n_cols; ++k) same &= row[static_cast<size_t>(k)] == m.values[static_cast<size_t>(r * c.n_cols + k)];
+        }
+        CHECK(same);
+      }
+    });
+  }
+}
+
+TEST_CASE("MXFP4 matmul: sums of the exact values with float32 or int8 activations, for any split of rows and tokens") {
+  for (const Mxfp4Case& c : mxfp4_cases) {
+    CAPTURE(c.n_rows);
+    CAPTURE(c.n_cols);
+    constexpr int64_t n_tokens = 41;
+    const std::vector<float> x = random_floats(static_cast<size_t>(n_tokens * c.n_cols), 6);
+    for_each_level([&](const Table& t) {
+      const Mxfp4Matrix m(t, c, 115, 125);
+      for (const Format format : {Format::mxfp4, Format::mxfp4_i8}) {
+        CAPTURE(static_cast<int>(format));
+        // What the kernel multiplies with: x itself, or x quantized by the definition (largest magnitude over 127 in groups of 32).
+        const bool quantized = has_int8_activations(format);
+        std::vector<double> a(x.begin(), x.end());
+        for (size_t g = 0; quantized && g < a.size(); g += 32) {
+          float largest = 0;
+          for (size_t k = g; k < g + 32; ++k) largest = std::max(largest, std::fabs(x[k]));
+          for (size_t k = g; k < g + 32; ++k) a[k] = std::nearbyint(x[k] * (127 / largest)) * double(largest / 127);
+        }
+        const std::vector<std::byte> acts = quantized_rows(t, x, n_tokens, c.n_cols, c.n_cols);
+        const auto* rows = quantized ? acts.data() : reinterpret_cast<const std::byte*>(x.data());
+        const int64_t stride = quantized ? static_cast<int64_t>(t.act_bytes(c.n_cols)) : c.n_cols * static_cast<int64_t>(sizeof(float));
+        std::vector<std::byte> memory(t.scratch_bytes(c.n_cols) + 64);
+        void* scratch = memory.data() + 64 - reinterpret_cast<uintptr_t>(memory.data()) % 64;
+        std::vector<float> y(static_cast<size_t>(n_tokens * c.n_rows), -1.0f);
+        const auto f = static_cast<int>(format);
+        t.matmul[f](m.matrix(format), 0, c.n_rows, rows, stride, n_tokens, y.data(), c.n_rows, scratch);
+        double worst = 0;
+        for (int64_t i = 0; i < n_tokens; ++i) {
+          for (int64_t r = 0; r < c.n_rows; ++r) {
+            double sum = 0, size = 1e-9;
+            for (int64_t k = 0; k < c.n_cols; ++k) {
+              const double product = a[static_cast<size_t>(i * c.n_cols + k)] * m.values[static_cast<size_t>(r * c.n_cols + k)];
+              sum += product;
+              size += std::fabs(product);
+            }
+            worst = std::max(worst, std::fabs(sum - y[static_cast<size_t>(i * c.n_rows + r)]) / size);
+          }
+        }
+        CHECK(worst < 2e-6);
+        for (int64_t row_step : {int64_t{16}, int64_t{48}, int64_t{128}}) {
+          for (int64_t token_step : {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{5}, int64_t{14}, n_tokens}) {
+            std::vector<float> split(y.size(), -2.0f);
+            for (int64_t r = 0; r < c.n_rows; r += row_step) {
+              for (int64_t i = 0; i < n_tokens; i += token_step) {
+                t.matmul[f](m.matrix(format), r, std::min(c.n_rows, r + row_step), rows + i * stride, stride, std::min(token_step, n_tokens - i),
+                            split.data() + i * c.n_rows, c.n_rows, scratch);
+              }
+            }
+            CHECK(std::memcmp(split.data(), y.data(), y.size() * sizeof(float)) == 0);
+          }
+        }
+      }
+    });
+  }
+}
+
+TEST_CASE("MXFP4: levels with a fused multiply-add agree to the last bit") {
+  const Mxfp4Case c = {96, 480};
+  const std::vector<float> x = random_floats(static_cast<size_t>(c.n_cols), 9);
+  std::vector<float> first;
+  for_each_level([&](const Table& t) {
+    if (std::strcmp(t.name, "generic") == 0) return;
+    const Mxfp4Matrix m(t, c, 115, 125);
+    std::vector<float> y(static_cast<size_t>(c.n_rows));
+    t.matmul[static_cast<int>(Format::mxfp4)](m.matrix(Format::mxfp4), 0, c.n_rows, x.data(), 0, 1, y.data(), c.n_rows, nullptr);
+    if (first.empty()) first = y;
+    CHECK(y == first);
+  });
+}
+
 TEST_CASE("levels with a fused multiply-add agree to the last bit") {
   const Case c = {Format::i4, 64, 96, 300};
   const std::vector<float> w = random_floats(static_cast<size_t>(c.n_rows * c.n_cols), 8), x = random_floats(static_cast<size_t>(c.n_cols), 9);

@@ -27,7 +27,7 @@ WeightDType weight_dtype(const Options& options) {
   return WeightDType::automatic;
 }
 
-constexpr const char* format_names[] = {"float32", "bfloat16", "float16", "int8", "int4"};
+constexpr const char* format_names[] = {"float32", "bfloat16", "float16", "int8", "int4", "MXFP4", "MXFP4"};
 static_assert(std::size(format_names) == kernels::n_formats);
 
 void tell_import(const Model& model, const Options& options) {

@@ -119,6 +119,14 @@ KERNEL_ENTRY void gated_activation(Activation kind, const float* gate, const flo
   }
 }
 
+KERNEL_ENTRY void clamped_swiglu(const float* gate, const float* up, float limit, float* y, int64_t n) {
+  const F low(-limit), high(limit);
+  map(gate, up, y, n, [=](F g, F u) {
+    const F a = select(g > high, high, g), raised = select(u < low, low, u), b = select(raised > high, high, raised);
+    return (b + F(1.0f)) * (a / (F(1.0f) + exp(F(-1.702f) * a)));
+  });
+}
+
 KERNEL_ENTRY void add(const float* a, const float* b, float* y, int64_t n) {
   map(a, b, y, n, [](F u, F v) { return u + v; });
 }

@@ -23,6 +23,8 @@ namespace {
 //
 #include "kernels/quantized.inl"
 //
+#include "kernels/mxfp4.inl"
+//
 #include "kernels/elementwise.inl"
 //
 #include "kernels/attention.inl"
@@ -32,8 +34,9 @@ namespace {
 extern const Table ENGINE_KERNEL_TABLE;
 const Table ENGINE_KERNEL_TABLE = {
     .name = ENGINE_KERNEL_LEVEL,
-    .matmul = {matmul<F32>, matmul<Bf16>, matmul<F16>, matmul_quantized<Int8Weights>, matmul_quantized<Int4Weights>},
-    .row_grain = {tile_rows, tile_rows, tile_rows, pack_rows, pack_rows},
+    .matmul = {matmul<F32>, matmul<Bf16>, matmul<F16>, matmul_quantized<Int8Weights>, matmul_quantized<Int4Weights>,
+               matmul_quantized<Mxfp4Weights>, matmul_mxfp4},
+    .row_grain = {tile_rows, tile_rows, tile_rows, pack_rows, pack_rows, pack_rows, pack_rows},
     .scratch_bytes = all_scratch_bytes,
     .get_row = get_row,
     .quantize_row = quantize_row,
@@ -48,6 +51,7 @@ const Table ENGINE_KERNEL_TABLE = {
     .rope = rope,
     .rope_interleaved = rope_interleaved,
     .gated_activation = gated_activation,
+    .clamped_swiglu = clamped_swiglu,
     .add = add,
     .add_scaled = add_scaled,
     .scale = scale,

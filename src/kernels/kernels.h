@@ -19,10 +19,15 @@ namespace engine::kernels {
 ///   f32, bf16, f16  lie in memory as in the file (row-major), so that mapped files are used in place; float32 activations
 ///   i8, i4          packed in blocks of pack_rows rows (see quantized.inl); value = q * scale with one float16 scale for a group of
 ///                   columns, q in [-128, 127] or [-8, 7]; activations quantized to int8 by quantize_act
-enum class Format : uint8_t { f32, bf16, f16, i8, i4, count };
+///   mxfp4, mxfp4_i8 the OCP Microscaling format MXFP4 in the same blocks: value = e2m1[q] * 2^(scale - 127), q in [0, 15], a scale (e8m0) for
+///                   32 columns. The same bytes twice: with float32 activations, and with quantized ones. n_cols is a multiple of 32
+enum class Format : uint8_t { f32, bf16, f16, i8, i4, mxfp4_i8, mxfp4, count };
 inline constexpr int n_formats = static_cast<int>(Format::count);
 inline constexpr int n_float_formats = static_cast<int>(Format::i8);
-constexpr bool is_quantized(Format format) { return format >= Format::i8; }
+constexpr bool is_packed(Format format) { return format >= Format::i8; }
+constexpr bool is_mxfp4(Format format) { return format == Format::mxfp4 || format == Format::mxfp4_i8; }
+/// The kernel reads activations as quantize_act makes them.
+constexpr bool has_int8_activations(Format format) { return is_packed(format) && format != Format::mxfp4; }
 
 /// A weight matrix [n_rows, n_cols] (n_rows outputs), not owned. `data` need not be aligned.
 struct Matrix {
@@ -30,7 +35,7 @@ struct Matrix {
   int64_t n_rows = 0;
   int64_t n_cols = 0;
   Format format = Format::f32;
-  int group = 0;  // columns that share a scale: 32, 64 or 128; 0 in float formats
+  int group = 0;  // columns that share a scale: 32, 64 or 128 (MXFP4: 32); 0 in float formats
 };
 
 /// Rows that a packed block interleaves.
@@ -81,7 +86,7 @@ struct Table {
   const char* name;
 
   /// y[t * y_stride + r] = dot(w row r, x row t) for r in [row_begin, row_end), t in [0, n_tokens). x has rows x_stride bytes apart:
-  /// n_cols floats, or for quantized formats what quantize_act made. row_begin is a multiple of `row_grain` (row_end too, or n_rows).
+  /// n_cols floats, or what quantize_act made (has_int8_activations). row_begin is a multiple of `row_grain` (row_end too, or n_rows).
   /// `scratch` is this thread's own, scratch_bytes(n_cols) bytes, 64-byte aligned.
   void (*matmul[n_formats])(const Matrix& w, int64_t row_begin, int64_t row_end, const void* x, int64_t x_stride,
                             int64_t n_tokens, float* y, int64_t y_stride, void* scratch);
@@ -91,12 +96,13 @@ struct Table {
   /// out[0..n_cols) = row `row` of w, widened or dequantized (embedding look-up).
   void (*get_row)(const Matrix& w, int64_t row, float* out);
 
-  /// q [n_cols] and float16 scales [ceil(n_cols / group)] of one row: round to nearest; int4 looks for the scale with the least
-  /// squared error. The same bits on every level. x must be finite.
+  /// q [n_cols] and float16 scales [ceil(n_cols / group)] of one row in i8 or i4: round to nearest; int4 looks for the scale with the
+  /// least squared error. The same bits on every level. x must be finite.
   void (*quantize_row)(Format format, int group, const float* x, int64_t n_cols, int8_t* q, uint16_t* scales);
   /// Bytes of a packed block: pack_rows rows of n_cols columns. A multiple of 64.
   size_t (*packed_block_bytes)(Format format, int64_t n_cols, int group);
-  /// Packs q [n_rows][n_cols] with scales [n_rows][n_groups] into a block; rows from n_rows (at most pack_rows) on are zeros.
+  /// Packs q [n_rows][n_cols] with scales [n_rows][n_groups] into a block; rows from n_rows (at most pack_rows) on are zeros. Scales are
+  /// float16; those of MXFP4 are the exponents as stored, 0 to 255.
   void (*pack_block)(Format format, int group, const int8_t* q, const uint16_t* scales, int n_rows, int64_t n_cols, std::byte* block);
 
   /// Bytes of a quantized activation row, a multiple of 64.
@@ -122,6 +128,8 @@ struct Table {
 
   /// y = activation(gate) * up (up null: activation(gate)). y may be gate.
   void (*gated_activation)(Activation kind, const float* gate, const float* up, float* y, int64_t n);
+  /// GPT-OSS's: y = (up + 1) * gate * sigmoid(1.702 gate) with gate clamped from above to limit and up to +-limit. y may be gate.
+  void (*clamped_swiglu)(const float* gate, const float* up, float limit, float* y, int64_t n);
   void (*add)(const float* a, const float* b, float* y, int64_t n);              // y = a + b
   void (*add_scaled)(const float* a, float scale, float* y, int64_t n);          // y += scale * a
   void (*scale)(float* x, float factor, int64_t n);                              // x *= factor

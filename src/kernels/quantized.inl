@@ -5,6 +5,9 @@
 // of one row. int4 keeps quad j in the low and quad j + 4 in the high nibbles of the same 64 bytes: a mask, and a shift and a mask,
 // unpack them. So a block is read from front to end, one stream of memory. The last span ends with the last columns.
 //
+// MXFP4's nibbles lie as int4's; its scales are single bytes, so that a span is four scale groups. A shuffle makes twice its values of the
+// nibbles, which are whole numbers: 0, 1, 2, 3, 4, 6, 8, 12 and their negatives.
+//
 // Every output is a sum over groups of 32 columns in order: the group's products are added exactly, in integers, then
 // sum = fma(float(products), weight scale * activation scale, sum). So the bits depend on nothing but the two rows, and levels that
 // have a fused multiply-add agree with each other to the last bit.
@@ -102,6 +105,7 @@ KERNEL_INLINE Ints dot_signed(Ints sum, Bytes w, Quad a) {
 /// int8: a byte a weight. With dpbusd the stored byte is w + 128, and the sum starts at -128 * (sum of activations); `start` and `get` are
 /// told -8 * that sum, as ActGroup holds it.
 struct Int8Weights {
+  using Scale = F16;
   static constexpr int64_t group_bytes = group_quads * quad_bytes;
 #if defined(KERNEL_DOT_VNNI)
   static constexpr int offset = 128;
@@ -150,6 +154,7 @@ struct Int8Weights {
 
 /// int4: q + 8 in a nibble; the sum starts at -8 * (sum of activations).
 struct Int4Weights {
+  using Scale = F16;
   static constexpr int64_t group_bytes = group_quads / 2 * quad_bytes;
   static constexpr int offset = 8;
   static KERNEL_INLINE Bytes quad(const uint8_t* group, int j, int v) {
@@ -197,6 +202,84 @@ struct Int4Weights {
   };
 };
 
+/// 2^(e - 128) of MXFP4's exponents e: half the scale, since the values are doubled. Below 2^-126 floats have another form, which the
+/// larger of the two patterns of bits happens to be for e = 0.
+struct E8m0 {
+  using Element = uint8_t;
+  static KERNEL_INLINE F load(const uint8_t* p) {
+#if defined(__AVX512F__)
+    const Words e = (Words)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+    typedef uint8_t Narrow __attribute__((vector_size(lanes)));
+    const Words e = __builtin_convertvector(load_as<Narrow>(p), Words);
+#endif
+    const Words bits = (e << 23) | ((Words)(e == 0) & 0x00400000u);
+    return F(0.5f) * from_raw((Floats)bits);
+  }
+};
+
+/// Twice the values of nibbles in e2m1.
+KERNEL_INLINE Bytes e2m1_doubled(Bytes nibbles) {
+#if defined(__AVX2__)
+  const __m128i values = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+#endif
+#if defined(__AVX512BW__)
+  return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), (__m512i)nibbles);
+#elif defined(__AVX2__)
+  return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), (__m256i)nibbles);
+#else
+  const Bytes m = nibbles & 7, sign = nibbles > 7;
+  const Bytes magnitude = m + ((m - 4) & (m > 4)) + ((m - 6) & (m > 6)) * 2;
+  return (magnitude ^ sign) - sign;
+#endif
+}
+
+/// MXFP4 with quantized activations. With dpbusd 16 is added to the doubled values.
+struct Mxfp4Weights {
+  using Scale = E8m0;
+  static constexpr int64_t group_bytes = Int4Weights::group_bytes;
+#if defined(KERNEL_DOT_VNNI)
+  static constexpr int offset = 16;
+#else
+  static constexpr int offset = 0;
+#endif
+  static KERNEL_INLINE Bytes quad(const uint8_t* group, int j, int v) {
+    return e2m1_doubled(Int4Weights::quad(group, j, v)) + static_cast<int8_t>(offset);
+  }
+  static KERNEL_INLINE void put(uint8_t* group, int row, const int8_t* columns) {
+    for (int j = 0; j < group_quads / 2; ++j) {
+      const uint32_t low = load_as<uint32_t>(columns + j * 4) & 0x0f0f0f0fu, high = load_as<uint32_t>(columns + 16 + j * 4) & 0x0f0f0f0fu;
+      const uint32_t quads = low | high << 4;
+      __builtin_memcpy(group + j * quad_bytes + row * 4, &quads, 4);
+    }
+  }
+  static KERNEL_INLINE int get(const uint8_t* group, int row, int col) {
+    const int code = Int4Weights::get(group, row, col) + Int4Weights::offset, m = code & 7;
+    const int magnitude = m <= 4 ? m : m < 7 ? 2 * m - 4 : 12;
+    return code < 8 ? magnitude : -magnitude;
+  }
+
+  struct Sum {
+#if defined(KERNEL_DOT_PAIRS)
+    Shorts pairs;  // eight quads of at most 2 * 12 * 127 stay below 2^15
+    KERNEL_INLINE void start(int32_t) { pairs = Shorts{}; }
+    KERNEL_INLINE void add(Bytes w, Quad a) { pairs += mul_pairs_signed(w, a); }
+    KERNEL_INLINE Ints get(int32_t) const { return add_pairs(pairs); }
+#else
+    Ints total;
+    KERNEL_INLINE void start(int32_t correction) { total = Ints{} + correction * (offset / 8); }
+    KERNEL_INLINE void add(Bytes w, Quad a) {
+#if defined(KERNEL_DOT_VNNI)
+      total = dot_unsigned(total, w, a);
+#else
+      total = dot_signed(total, w, a);
+#endif
+    }
+    KERNEL_INLINE Ints get(int32_t) const { return total; }
+#endif
+  };
+};
+
 /// Weights that were unpacked once, for many tokens: a byte each, still with their offset.
 template <class W>
 struct Unpacked : W {
@@ -208,26 +291,28 @@ struct Unpacked : W {
 
 // --- packing --------------------------------------------------------------------------------------------------------------------
 
-constexpr int64_t span_scale_bytes = 2 * pack_rows * sizeof(uint16_t);
+constexpr int64_t span_scale_bytes = 64;
 
 /// Where things lie in a block.
 template <class W>
 struct BlockLayout {
+  static constexpr int64_t scale_bytes = pack_rows * sizeof(typename W::Scale::Element), span_scales = span_scale_bytes / scale_bytes;
   int64_t n_groups;       // of act_group columns
   int64_t span_groups;    // of these in a span: 2, 4 or 8
-  KERNEL_INLINE BlockLayout(int64_t n_cols, int group) : n_groups(n_act_groups(n_cols)), span_groups(2 * group / act_group) {}
+  KERNEL_INLINE BlockLayout(int64_t n_cols, int group) : n_groups(n_act_groups(n_cols)), span_groups(span_scales * group / act_group) {}
   KERNEL_INLINE int64_t bytes() const {
     return (n_groups + span_groups - 1) / span_groups * span_scale_bytes + n_groups * W::group_bytes;
   }
   KERNEL_INLINE int64_t span(int64_t g) const {
     return g / span_groups * (span_scale_bytes + span_groups * W::group_bytes);
   }
-  /// The 16 float16 scales of group g of the block.
-  KERNEL_INLINE int64_t scales(int64_t g) const { return span(g) + g % span_groups / (span_groups / 2) * (span_scale_bytes / 2); }
+  /// The 16 scales of group g of the block.
+  KERNEL_INLINE int64_t scales(int64_t g) const { return span(g) + g % span_groups / (span_groups / span_scales) * scale_bytes; }
   KERNEL_INLINE int64_t data(int64_t g) const { return span(g) + span_scale_bytes + g % span_groups * W::group_bytes; }
 };
 
 KERNEL_ENTRY size_t packed_block_bytes(Format format, int64_t n_cols, int group) {
+  if (is_mxfp4(format)) return static_cast<size_t>(BlockLayout<Mxfp4Weights>(n_cols, group).bytes());
   return static_cast<size_t>(format == Format::i8 ? BlockLayout<Int8Weights>(n_cols, group).bytes() : BlockLayout<Int4Weights>(n_cols, group).bytes());
 }
 
@@ -241,7 +326,8 @@ KERNEL_INLINE void pack_block_as(int group, const int8_t* q, const uint16_t* sca
     const int64_t c = g * act_group, n = min(act_group, n_cols - c);
     if (g % layout.span_groups == 0) __builtin_memset(block + layout.span(g), 0, span_scale_bytes);
     for (int r = 0; r < n_rows; ++r) {
-      __builtin_memcpy(block + layout.scales(g) + r * 2, scales + r * n_scale_groups + c / group, 2);
+      const auto scale = static_cast<typename W::Scale::Element>(scales[r * n_scale_groups + c / group]);
+      __builtin_memcpy(block + layout.scales(g) + r * static_cast<int64_t>(sizeof scale), &scale, sizeof scale);
       const int8_t* columns = q + r * n_cols + c;
       int8_t padded[act_group] = {};
       if (n < act_group) {
@@ -258,7 +344,8 @@ KERNEL_INLINE void pack_block_as(int group, const int8_t* q, const uint16_t* sca
 KERNEL_ENTRY void pack_block(Format format, int group, const int8_t* q, const uint16_t* scales, int n_rows, int64_t n_cols,
                              std::byte* block) {
   auto* to = reinterpret_cast<uint8_t*>(block);
-  if (format == Format::i8) pack_block_as<Int8Weights>(group, q, scales, n_rows, n_cols, to);
+  if (is_mxfp4(format)) pack_block_as<Mxfp4Weights>(group, q, scales, n_rows, n_cols, to);
+  else if (format == Format::i8) pack_block_as<Int8Weights>(group, q, scales, n_rows, n_cols, to);
   else pack_block_as<Int4Weights>(group, q, scales, n_rows, n_cols, to);
 }
 
@@ -271,13 +358,22 @@ KERNEL_INLINE float half_to_float(uint16_t h) {
   return (h & 0x8000u) != 0 ? -magnitude : magnitude;
 }
 
+KERNEL_INLINE float scale_to_float(uint16_t h) { return half_to_float(h); }
+KERNEL_INLINE float scale_to_float(uint8_t e) {  // as E8m0
+  const uint32_t bits = e == 0 ? 0x00400000u : static_cast<uint32_t>(e) << 23;
+  float scale;
+  __builtin_memcpy(&scale, &bits, 4);
+  return 0.5f * scale;
+}
+
 template <class W>
 KERNEL_INLINE void unpack_row(const Matrix& w, int64_t row, float* out) {
   const BlockLayout<W> layout(w.n_cols, w.group);
   const auto* block = static_cast<const uint8_t*>(w.data) + row / pack_rows * layout.bytes();
   const int r = static_cast<int>(row % pack_rows);
   for (int64_t g = 0; g < layout.n_groups; ++g) {
-    const float scale = half_to_float(load_as<uint16_t>(block + layout.scales(g) + r * 2));
+    using Stored = typename W::Scale::Element;
+    const float scale = scale_to_float(load_as<Stored>(block + layout.scales(g) + r * static_cast<int64_t>(sizeof(Stored))));
     const uint8_t* from = block + layout.data(g);
     const int64_t n = min(act_group, w.n_cols - g * act_group);
     for (int c = 0; c < n; ++c) out[g * act_group + c] = scale * static_cast<float>(W::get(from, r, c));
@@ -557,20 +653,24 @@ KERNEL_INLINE void packed_tile(const uint8_t* block, int64_t block_stride, const
   const ActGroup* act[T];
   token_pointers<T>(x, x_stride, act);
   for (auto& stream : acc) clear<1, T>(stream);
+  using Stored = typename W::Scale::Element;
+  constexpr bool narrow = sizeof(Stored) == 1;  // a scale for each group then
   const int64_t half = layout.span_groups / 2;
   for (int64_t g = 0; g < layout.n_groups; ++g) {
     const uint8_t* scales = block;
-    if ((g & (layout.span_groups - 1)) == 0) block += span_scale_bytes;
-    else scales = block - (g & (layout.span_groups - 1)) * W::group_bytes - span_scale_bytes;
-    if ((g & half) != 0) scales += span_scale_bytes / 2;
+    const int64_t in_span = g & (layout.span_groups - 1);
+    if (in_span == 0) block += span_scale_bytes;
+    else scales = block - in_span * W::group_bytes - span_scale_bytes;
+    if (narrow) scales += in_span * layout.scale_bytes;
+    else if ((g & half) != 0) scales += layout.scale_bytes;
 #pragma GCC unroll 4
     for (int i = 0; i < S; ++i) {
       const uint8_t* const data[1] = {block + i * block_stride};
       if constexpr (T > 1) {
         for (int64_t at = 0; at < W::group_bytes; at += 64) __builtin_prefetch(data[0] + prefetch_bytes + at);
       }
-      const uint16_t* const group_scales[1] = {reinterpret_cast<const uint16_t*>(scales + i * block_stride)};
-      add_group<W, F16, 1, T>(data, group_scales, act, g, acc[i]);
+      const Stored* const group_scales[1] = {reinterpret_cast<const Stored*>(scales + i * block_stride)};
+      add_group<W, typename W::Scale, 1, T>(data, group_scales, act, g, acc[i]);
     }
     block += W::group_bytes;
   }
@@ -623,10 +723,10 @@ KERNEL_INLINE int64_t unpacked_bytes(int64_t n_cols) { return wide_blocks * n_ac
 template <class W>
 KERNEL_INLINE void unpack_block(const uint8_t* block, const BlockLayout<W>& layout, uint8_t* wide) {
   for (int64_t g = 0; g < layout.n_groups; ++g, wide += wide_group_bytes) {
-    const auto* scales = reinterpret_cast<const uint16_t*>(block + layout.scales(g));
+    const auto* scales = reinterpret_cast<const typename W::Scale::Element*>(block + layout.scales(g));
     const uint8_t* data = block + layout.data(g);
     for (int v = 0; v < row_vectors; ++v) {
-      store(reinterpret_cast<float*>(wide) + v * lanes, F16::load(scales + v * lanes));
+      store(reinterpret_cast<float*>(wide) + v * lanes, W::Scale::load(scales + v * lanes));
 #if defined(KERNEL_DOT_MATRIX)
       for (int j = 0; j < group_quads; j += 2) {
         const auto even = (int32x4_t)W::quad(data, j, v), odd = (int32x4_t)W::quad(data, j + 1, v);
@@ -765,6 +865,8 @@ KERNEL_ENTRY void get_row(const Matrix& w, int64_t row, float* out) {
     case Format::f16: return widen_row<F16>(w, row, out);
     case Format::i8: return unpack_row<Int8Weights>(w, row, out);
     case Format::i4: return unpack_row<Int4Weights>(w, row, out);
+    case Format::mxfp4_i8:
+    case Format::mxfp4: return unpack_row<Mxfp4Weights>(w, row, out);
     case Format::count: return;
   }
 }

@@ -93,7 +93,7 @@ class MergedRows : public MatrixSource {
   uint64_t n_bytes() const override { return base_->n_bytes(); }
   /// As the base model is stored, like PEFT's merge_and_unload; integers give way to bfloat16.
   kernels::Format natural_format() const override {
-    return kernels::is_quantized(base_->natural_format()) ? kernels::Format::bf16 : base_->natural_format();
+    return kernels::is_packed(base_->natural_format()) ? kernels::Format::bf16 : base_->natural_format();
   }
 
  private:

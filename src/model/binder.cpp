@@ -25,7 +25,12 @@ size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
 Binder::Layout Binder::wanted_layout(const MatrixSource& source, Precision precision) const {
   const Format natural = source.natural_format();
-  const bool integers = kernels::is_quantized(natural);
+  if (kernels::is_mxfp4(natural)) {
+    // Kept as stored whatever is asked for: every float format would hold the same values in more bytes, and int4 others. What the choice
+    // does change is the precision of the activations.
+    return {options_.dtype < WeightDType::i8 ? Format::mxfp4 : Format::mxfp4_i8, source.natural_group(), true};
+  }
+  const bool integers = kernels::is_packed(natural);
   const auto quantized = [&](Format format) {
     // Integers as stored where they fit: in their own format, or four bits in eight.
     if (integers && format <= natural) return Layout{format, source.natural_group(), true};
@@ -48,7 +53,7 @@ Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& op
     : model_(model), checkpoint_(checkpoint), options_(options), importer_(importer), adapter_(adapter) {}
 
 size_t Binder::converted_bytes(const kernels::Matrix& m) {
-  if (!kernels::is_quantized(m.format)) return align64(static_cast<size_t>(m.n_rows * m.n_cols * element_bytes(m.format)));
+  if (!kernels::is_packed(m.format)) return align64(static_cast<size_t>(m.n_rows * m.n_cols * element_bytes(m.format)));
   const int64_t n_blocks = (m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
   return static_cast<size_t>(n_blocks) * kernels::table().packed_block_bytes(m.format, m.n_cols, m.group);
 }
@@ -142,10 +147,11 @@ void Binder::matrix(kernels::Matrix& out, std::unique_ptr<MatrixSource> source, 
   const Layout layout = wanted_layout(*source, precision);
   const void* in_place = layout.format == source->natural_format() ? source->in_place() : nullptr;
   out = {in_place, n_rows, n_cols, layout.format, layout.group};
-  model_.quantized_ |= kernels::is_quantized(layout.format);
+  model_.quantized_ |= kernels::has_int8_activations(layout.format);
+  if (kernels::is_mxfp4(layout.format) && model_.import_format_.empty()) model_.import_format_ = "mxfp4";  // config.json need not say so
   model_.n_parameters_ += static_cast<uint64_t>(n_rows * n_cols);
   if (in_place != nullptr) model_.mapped_bytes_ += source->n_bytes();
-  else conversions_.push_back({&out, std::move(source), imported, layout.as_stored});
+  else conversions_.push_back({&out, std::move(source), imported || kernels::is_mxfp4(layout.format), layout.as_stored});
 }
 
 void Binder::linear(Linear& out, const std::string& prefix, int64_t n_out, int64_t n_in, bool bias, const Rows& rows,
@@ -248,7 +254,7 @@ void Binder::narrow_rows(const Conversion& job, std::byte* out, int64_t begin, i
 bool Binder::convert(const Conversion& job) {
   const Format format = job.out->format;
   const int64_t n_rows = job.out->n_rows, n_cols = job.out->n_cols;
-  const bool packed = kernels::is_quantized(format);
+  const bool packed = kernels::is_packed(format);
   const int64_t n_blocks = (n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
   const size_t n_bytes = converted_bytes(*job.out);
   std::byte* out = own(n_bytes);

@@ -59,7 +59,7 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
   const int tile_queries = max_tile_tokens * group();
   // Whole cache lines, so that what lies behind (the keys' bounds, the kernel's scratch) starts where the sizes say.
   tile_floats = align64(static_cast<size_t>(tile_queries) * static_cast<size_t>(3 * spec.d_head + 4) + 64);
-  chunk_floats = std::max(n * 2 * wide_chunk, 2 * few_tokens * widest);
+  chunk_floats = std::max({n * 2 * wide_chunk, (pairs + n) * wide_chunk, 2 * few_tokens * widest});
   const size_t kernel_bytes = align64(std::max(kernel.scratch_bytes(widest),
                                    kernel.attention_scratch_bytes(tile_queries, spec.d_head) +
                                        align64(tile_floats * sizeof(float) + 2 * tile_queries * sizeof(int32_t))));
@@ -83,7 +83,7 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
     router = a.floats(n * moe.n_experts);
     expert_in = a.rows(pairs, spec.d_model, model.quantized());
     expert_gate = a.rows(pairs, moe.d_expert, model.quantized());
-    expert_out = a.floats(pairs * spec.d_model);
+    expert_out = a.floats(std::min(n, few_tokens) * (moe.n_used + 1) * spec.d_model);
     shared_scale = a.floats(n);
     const size_t thread_bytes = scratch_bytes * static_cast<size_t>(team.size());
     if (pass == 0) memory = Buffer(a.used() + thread_bytes, true);  // rows are taken in narrow columns: a page a row
@@ -142,21 +142,12 @@ void Decoder::Impl::plan(std::span<const BatchItem> batch) {
           units.size() * max_segments * tile_floats * sizeof(float) <= max_parts_bytes;
 }
 
-int64_t Decoder::Impl::row_grain(int64_t n_rows) const {
-  // Several chunks for each thread, so that a busy core costs a chunk and not half the time; multiples of every format's own grain
-  // and of an activation group, so that a chunk of outputs can be quantized where it is made.
-  // A kernel reads a call's rows as several streams and packs its activations once a call: both want calls that are not too short.
-  constexpr int64_t unit = 2 * kernels::act_group_cols;
-  const int64_t aim = n_rows / (4 * team.size());
-  return std::clamp<int64_t>((aim + unit - 1) / unit * unit, unit, 4 * unit);
-}
-
 // --- pieces ----------------------------------------------------------------------------------------------------------------
 
 /// Rows first .. first + n_rows of `in` times rows row_begin .. row_end of the matrix, into out row 0 on.
 void Decoder::Impl::matmul(const Linear& l, int64_t row_begin, int64_t row_end, const ActRows& in, int64_t first, int64_t n_rows,
                            float* out, int64_t out_stride, int thread) {
-  const bool quantized = kernels::is_quantized(l.w.format);
+  const bool quantized = kernels::has_int8_activations(l.w.format);
   const void* rows = quantized ? static_cast<const void*>(in.q_row(first)) : in.row(first);
   const int64_t stride = quantized ? in.q_stride : in.width * static_cast<int64_t>(sizeof(float));
   kernel.matmul[static_cast<int>(l.w.format)](l.w, row_begin, row_end, rows, stride, n_rows, out, out_stride,
@@ -228,15 +219,15 @@ void Decoder::Impl::leave_block(Worker& w, const Linear& last, const ActRows& in
   }
   const LinearTask task[] = {{&last, &in, branch, d}};
   linears(w, task, n, [](int64_t, int64_t) {});
-  add_branches(w, &post_norm);
+  add_branches(w, post_norm);
 }
 
-/// x += branch, row by row, normalised first unless null.
-void Decoder::Impl::add_branches(Worker& w, const NormWeights* post_norm) {
+/// x += branch, row by row, normalised first.
+void Decoder::Impl::add_branches(Worker& w, const NormWeights& post_norm) {
   const int64_t d = spec.d_model;
   w.for_chunks(n_tokens(), 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      if (post_norm != nullptr) normalize(*post_norm, branch + t * d, branch + t * d, d);
+      normalize(post_norm, branch + t * d, branch + t * d, d);
       kernel.add_scaled(branch + t * d, spec.residual_scale, x + t * d, d);
     }
   });
@@ -394,34 +385,26 @@ void Decoder::Impl::attention_block(Worker& w, int layer) {
 // --- feed-forward ----------------------------------------------------------------------------------------------------------
 
 void Decoder::Impl::apply_activation(float* g, const float* u, int64_t n) const {
-  if (spec.swiglu_limit == 0) {
-    kernel.gated_activation(spec.activation, g, u, g, n);
-    return;
-  }
-  // GPT-OSS (modeling_gpt_oss.py): both inputs clamped, the gate only from above; alpha 1.702.
-  const float limit = spec.swiglu_limit;
-  for (int64_t i = 0; i < n; ++i) {
-    const float a = std::min(g[i], limit), b = std::clamp(u[i], -limit, limit);
-    g[i] = (b + 1) * (a / (1 + std::exp(-1.702f * a)));
-  }
+  if (spec.swiglu_limit == 0) kernel.gated_activation(spec.activation, g, u, g, n);
+  else kernel.clamped_swiglu(g, u, spec.swiglu_limit, g, n);
 }
 
-/// Columns [begin, end) of g = activation(in Wg^T) * (in Wu^T) for rows first .. first + n_rows, as `last`, which reads it, wants them.
+/// Columns [begin, end) of g = activation(in Wg^T) * (in Wu^T) for n_rows rows, as `last`, which reads it, wants them.
 /// The two products never leave the thread's own cache.
 void Decoder::Impl::gated_rows(const Linear& wg, const Linear& wu, const Linear& last, int64_t begin, int64_t end, const ActRows& in,
-                               int64_t first, int64_t n_rows, const ActRows& g, int thread) {
-  const bool quantized = kernels::is_quantized(last.w.format);
+                               int64_t n_rows, const ActRows& g, int thread) {
+  const bool quantized = kernels::has_int8_activations(last.w.format);
   const int64_t most = std::max<int64_t>(wide_chunk, chunk_floats / (2 * n_rows) / wide_chunk * wide_chunk);
   for (int64_t at = begin; at < end; at += most) {
     const int64_t to = std::min(end, at + most), width = to - at;
     float *gates = chunk_space(thread), *ups = spec.gated ? gates + n_rows * width : gates;
-    if (spec.gated) matmul(wg, at, to, in, first, n_rows, gates - at, width, thread);
-    matmul(wu, at, to, in, first, n_rows, ups - at, width, thread);
+    if (spec.gated) matmul(wg, at, to, in, 0, n_rows, gates - at, width, thread);
+    matmul(wu, at, to, in, 0, n_rows, ups - at, width, thread);
     for (int64_t t = 0; t < n_rows; ++t) {
       float* row = gates + t * width;
       apply_activation(row, spec.gated ? ups + t * width : nullptr, width);
-      if (quantized) kernel.quantize_act(row - at, at, to, g.width, g.q_row(first + t));
-      else std::memcpy(g.row(first + t) + at, row, static_cast<size_t>(width) * sizeof(float));
+      if (quantized) kernel.quantize_act(row - at, at, to, g.width, g.q_row(t));
+      else std::memcpy(g.row(t) + at, row, static_cast<size_t>(width) * sizeof(float));
     }
   }
 }
@@ -438,7 +421,7 @@ ActRows Decoder::Impl::gate_of_width(int64_t width) const {
 ActRows Decoder::Impl::gated_product(Worker& w, const Linear& wg, const Linear& wu, const Linear& last) {
   const ActRows out = gate_of_width(wu.w.n_rows);
   for_row_chunks(w, out.width, n_tokens(), [&](int64_t begin, int64_t end) {
-    gated_rows(wg, wu, last, begin, end, h, 0, n_tokens(), out, w.index());
+    gated_rows(wg, wu, last, begin, end, h, n_tokens(), out, w.index());
   });
   return out;
 }
@@ -453,7 +436,7 @@ void Decoder::Impl::feed_forward(Worker& w, int layer) {
     return;
   }
   experts(w, layer);
-  add_branches(w, spec.post_norm ? &weights.ffn_post_norm : nullptr);
+  if (spec.post_norm) add_branches(w, weights.ffn_post_norm);
 }
 
 // --- the whole -------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ struct ActRows {
   int64_t q_stride = 0;
   float* row(int64_t i) const { return f + i * width; }
   std::byte* q_row(int64_t i) const { return q + i * q_stride; }
+  ActRows from(int64_t i) const { return {row(i), width, q == nullptr ? nullptr : q_row(i), q_stride}; }  // rows i, i + 1, ...
 };
 
 /// One matrix product of a group that is done in one loop: y rows = x rows W^T + bias.
@@ -70,7 +71,7 @@ struct Decoder::Impl {
   float *router = nullptr;        // [T, n_experts]
   ActRows expert_in;              // [T * n_used, d_model]
   ActRows expert_gate;            // [T * n_used, d_expert]
-  float *expert_out = nullptr;    // [T * n_used, d_model]
+  float *expert_out = nullptr;    // [(n_used + 1) * few_tokens, d_model] with few tokens: of their pairs, then sums of tokens
   float *shared_scale = nullptr;  // [T, 1]
   std::vector<int32_t> chosen;        // [T, n_used] experts
   std::vector<float> chosen_weight;   // [T, n_used]
@@ -122,21 +123,21 @@ struct Decoder::Impl {
   void finish_unit(const AttentionUnit& unit, int layer, const kernels::AttentionPart& part);
   void feed_forward(Worker& w, int layer);
   void leave_block(Worker& w, const Linear& last, const ActRows& in, const NormWeights& post_norm);
-  void add_branches(Worker& w, const NormWeights* post_norm);
-  void gated_rows(const Linear& wg, const Linear& wu, const Linear& last, int64_t begin, int64_t end, const ActRows& in, int64_t first,
-                  int64_t n_rows, const ActRows& g, int thread);
+  void add_branches(Worker& w, const NormWeights& post_norm);
+  void gated_rows(const Linear& wg, const Linear& wu, const Linear& last, int64_t begin, int64_t end, const ActRows& in, int64_t n_rows,
+                  const ActRows& g, int thread);
   ActRows gate_of_width(int64_t width) const;
   ActRows gated_product(Worker& w, const Linear& wg, const Linear& wu, const Linear& last);
   void apply_activation(float* g, const float* u, int64_t n) const;
   void experts(Worker& w, int layer);
-  void route(const LayerWeights& weights, int64_t token);
+  void route(int64_t token);
   void group_by_expert();
-  void combine(const LayerWeights& weights, int64_t token);
+  void gather_rows(Worker& w, const LayerWeights& weights);
+  void combine(int64_t token, int64_t begin, int64_t end, const float* out, int64_t stride, float* sum);
   void output(Worker& w);
 
   void matmul(const Linear& l, int64_t row_begin, int64_t row_end, const ActRows& in, int64_t first, int64_t n_rows, float* out,
               int64_t out_stride, int thread);
-  int64_t row_grain(int64_t n_rows) const;
   /// f(begin, end) over chunks of a matrix's rows that n tokens are multiplied with.
   template <class F>
   void for_row_chunks(Worker& w, int64_t n_rows, int64_t n, F&& f) const;

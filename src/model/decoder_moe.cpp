@@ -11,7 +11,7 @@
 namespace engine {
 
 /// Picks the experts of one token from its router logits.
-void Decoder::Impl::route(const LayerWeights&, int64_t token) {
+void Decoder::Impl::route(int64_t token) {
   const MoeSpec& moe = spec.moe;
   const float* scores = router + token * moe.n_experts;
   int32_t* experts = chosen.data() + token * moe.n_used;
@@ -56,70 +56,97 @@ void Decoder::Impl::group_by_expert() {
   expert_start[0] = 0;
 }
 
-/// branch = sum of the chosen experts' outputs in order of choice, plus the shared expert's.
-void Decoder::Impl::combine(const LayerWeights& weights, int64_t token) {
+/// The tokens' rows, a copy for each choice, sorted by expert; each as its expert's matrices read it.
+void Decoder::Impl::gather_rows(Worker& w, const LayerWeights& weights) {
+  const int n_used = spec.moe.n_used;
+  w.for_chunks(n_tokens() * n_used, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t pair = begin; pair < end; ++pair) {
+      const int64_t row = expert_row[pair], token = pair / n_used;
+      const ExpertWeights& expert = weights.experts[chosen[pair]];
+      const bool floats = !kernels::has_int8_activations(expert.gate.w.format) || !kernels::has_int8_activations(expert.up.w.format);
+      if (floats || partial != nullptr) std::memcpy(expert_in.row(row), h.row(token), sizeof(float) * static_cast<size_t>(spec.d_model));
+      if (h.q != nullptr) std::memcpy(expert_in.q_row(row), h.q_row(token), static_cast<size_t>(h.q_stride));
+    }
+  });
+}
+
+/// Columns [begin, end) of what one token adds to the residual stream: the chosen experts' outputs in order of choice, after the shared
+/// expert's, which stands in `sum`. `out`: the experts' rows, all [.., end - begin] with `stride`.
+void Decoder::Impl::combine(int64_t token, int64_t begin, int64_t end, const float* out, int64_t stride, float* sum) {
   const MoeSpec& moe = spec.moe;
-  const int64_t d = spec.d_model;
-  float* out = branch + token * d;
-  if (moe.d_shared > 0) {
-    if (weights.shared_gate) kernel.scale(out, 1.0f / (1.0f + std::exp(-shared_scale[token])), d);
-  } else {
-    std::fill_n(out, d, 0.0f);
-  }
+  const int64_t width = end - begin;
+  if (moe.d_shared == 0) std::fill_n(sum, width, 0.0f);
+  else if (moe.shared_gate) kernel.scale(sum, 1.0f / (1.0f + std::exp(-shared_scale[token])), width);
   for (int i = 0; i < moe.n_used; ++i) {
     const int64_t pair = token * moe.n_used + i;
-    kernel.add_scaled(expert_out + int64_t{expert_row[pair]} * d, chosen_weight[pair], out, d);
+    kernel.add_scaled(out + int64_t{expert_row[pair]} * stride, chosen_weight[pair], sum, width);
   }
+  const int64_t at = token * spec.d_model + begin;
+  if (spec.post_norm) std::memcpy(branch + at, sum, sizeof(float) * static_cast<size_t>(width));
+  else kernel.add_scaled(sum, spec.residual_scale, x + at, width);
 }
 
 void Decoder::Impl::experts(Worker& w, int layer) {
   const LayerWeights& weights = layer_weights(layer);
   const MoeSpec& moe = spec.moe;
-  const int64_t n = n_tokens(), d = spec.d_model, width = moe.d_expert;
+  const int64_t n = n_tokens(), d = spec.d_model, n_pairs = n * moe.n_used;
+  const bool few = n < few_tokens;
 
   const LinearTask tasks[] = {{&weights.w_router, &h, router, moe.n_experts}, {&weights.shared_gate, &h, shared_scale, 1}};
   linears(w, std::span(tasks, weights.shared_gate ? 2 : 1), n, [](int64_t, int64_t) {});
-  w.for_chunks(n, 1, [&](int64_t t, int64_t) { route(weights, t); });
-  if (w.index() == 0) group_by_expert();
+  if (!few) w.for_chunks(n, 4, [&](int64_t begin, int64_t end) { for (int64_t t = begin; t < end; ++t) route(t); });
+  if (w.index() == 0) {
+    for (int64_t t = 0; few && t < n; ++t) route(t);
+    group_by_expert();
+  }
   w.barrier();
-  w.for_chunks(n * moe.n_used, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t pair = begin; pair < end; ++pair) {
-      const int64_t row = expert_row[pair], token = pair / moe.n_used;
-      std::memcpy(expert_in.row(row), h.row(token), sizeof(float) * static_cast<size_t>(d));
-      if (h.q != nullptr) std::memcpy(expert_in.q_row(row), h.q_row(token), static_cast<size_t>(h.q_stride));
-    }
-  });
+  // A lone token's row serves all its experts.
+  const bool gathered = n > 1 || partial != nullptr;
+  if (gathered) gather_rows(w, weights);
 
   const auto observe_experts = [&](Linear ExpertWeights::*which, const ActRows& rows) {
     if (partial == nullptr) return;
     for (const int32_t e : busy_experts) observe(w, weights.experts[e].*which, rows.row(expert_start[e]), expert_start[e + 1] - expert_start[e]);
   };
   observe_experts(&ExpertWeights::up, expert_in);
-  const int64_t n_busy = static_cast<int64_t>(busy_experts.size());
-  const int64_t inner_grain = row_grain(width * n_busy), inner_chunks = (width + inner_grain - 1) / inner_grain;
-  w.for_chunks(n_busy * inner_chunks, 1, [&](int64_t i, int64_t) {
-    const int e = busy_experts[i / inner_chunks];
-    const int64_t begin = i % inner_chunks * inner_grain, end = std::min(width, begin + inner_grain);
-    const int64_t first = expert_start[e], rows = expert_start[e + 1] - first;
-    const ExpertWeights& expert = weights.experts[e];
-    gated_rows(expert.gate, expert.up, expert.down, begin, end, expert_in, first, rows, expert_gate, w.index());
+  if (moe.d_shared > 0) observe(w, weights.shared.up, h.f, n);
+
+  // All experts' inner columns as one row of work: the shared expert's first, since with many tokens they take longest.
+  constexpr int64_t unit = 2 * kernels::act_group_cols;
+  const auto padded = [](int64_t width) { return (width + unit - 1) / unit * unit; };
+  const int64_t n_shared = padded(moe.d_shared), n_each = padded(moe.d_expert), n_busy = static_cast<int64_t>(busy_experts.size());
+  const ActRows shared_inner = gate_of_width(moe.d_shared);
+  for_row_chunks(w, n_shared + n_busy * n_each, n, [&](int64_t begin, int64_t end) {
+    for (int64_t to; begin < end; begin = to) {
+      if (begin < n_shared) {
+        to = std::min(end, n_shared);
+        const ExpertWeights& e = weights.shared;
+        gated_rows(e.gate, e.up, e.down, begin, std::min<int64_t>(to, moe.d_shared), h, n, shared_inner, w.index());
+        continue;
+      }
+      const int64_t i = (begin - n_shared) / n_each, first = n_shared + i * n_each;
+      to = std::min(end, first + n_each);
+      const int32_t id = busy_experts[i], start = expert_start[id];
+      const ExpertWeights& e = weights.experts[id];
+      gated_rows(e.gate, e.up, e.down, begin - first, std::min<int64_t>(to - first, moe.d_expert), gathered ? expert_in.from(start) : h,
+                 expert_start[id + 1] - start, expert_gate.from(start), w.index());
+    }
   });
   observe_experts(&ExpertWeights::down, expert_gate);
-  const int64_t outer_grain = row_grain(d * n_busy), outer_chunks = (d + outer_grain - 1) / outer_grain;
-  w.for_chunks(n_busy * outer_chunks, 1, [&](int64_t i, int64_t) {
-    const int e = busy_experts[i / outer_chunks];
-    const int64_t begin = i % outer_chunks * outer_grain, end = std::min(d, begin + outer_grain);
-    const int64_t first = expert_start[e], rows = expert_start[e + 1] - first;
-    matmul(weights.experts[e].down, begin, end, expert_gate, first, rows, expert_out + first * d, d, w.index());
+  if (moe.d_shared > 0) observe(w, weights.shared.down, shared_inner.f, n);
+
+  // The outputs by columns, all experts' of a chunk of columns by one thread, which then adds them up.
+  for_row_chunks(w, d, n, [&](int64_t begin, int64_t end) {
+    const int64_t stride = few ? d : end - begin;
+    float* out = few ? expert_out + begin : chunk_space(w.index());  // the pairs' rows, then the tokens' sums
+    float* sums = out + n_pairs * stride;
+    for (const int32_t e : busy_experts) {
+      const int64_t start = expert_start[e];
+      matmul(weights.experts[e].down, begin, end, expert_gate, start, expert_start[e + 1] - start, out + start * stride - begin, stride, w.index());
+    }
+    if (moe.d_shared > 0) matmul(weights.shared.down, begin, end, shared_inner, 0, n, sums - begin, stride, w.index());
+    for (int64_t t = 0; t < n; ++t) combine(t, begin, end, out, stride, sums + t * stride);
   });
-  if (moe.d_shared > 0) {
-    observe(w, weights.shared.up, h.f, n);
-    const ActRows inner = gated_product(w, weights.shared.gate, weights.shared.up, weights.shared.down);
-    observe(w, weights.shared.down, inner.f, n);
-    const LinearTask down[] = {{&weights.shared.down, &inner, branch, d}};
-    linears(w, down, n, [](int64_t, int64_t) {});
-  }
-  w.for_chunks(n, 1, [&](int64_t t, int64_t) { combine(weights, t); });
 }
 
 }  // namespace engine

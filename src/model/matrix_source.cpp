@@ -75,7 +75,21 @@ class Mxfp4Rows : public MatrixSource {
     }
   }
   uint64_t n_bytes() const override { return (blocks_.n_bytes + scales_.n_bytes) / static_cast<uint64_t>(blocks_.shape[0]); }
-  Format natural_format() const override { return Format::bf16; }
+  Format natural_format() const override { return Format::mxfp4; }
+  int natural_group() const override { return 32; }
+  bool read_quantized(int64_t row, int8_t* q, uint16_t* scales) const override {
+    const int64_t start = (first_ + row * step_) * n_blocks_;
+    for (int64_t b = 0; b < n_blocks_; ++b) {
+      scales[b] = std::to_integer<uint16_t>(scales_.data[start + b]);
+      const std::byte* bytes = blocks_.data + (start + b) * 16;
+      for (int i = 0; i < 16; ++i) {
+        const unsigned byte = std::to_integer<unsigned>(bytes[i]);
+        *q++ = static_cast<int8_t>(byte & 15);
+        *q++ = static_cast<int8_t>(byte >> 4);
+      }
+    }
+    return true;
+  }
 
  private:
   TensorView blocks_, scales_;

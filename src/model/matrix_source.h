@@ -19,8 +19,8 @@ class MatrixSource {
   virtual uint64_t n_bytes() const = 0;
   /// The narrowest kernel format that holds its values exactly, or (of a foreign format that none does) comes near enough.
   virtual kernels::Format natural_format() const = 0;
-  /// Where that is i8 or i4: its columns a scale; and a row as integers [n_cols] and float16 scales [ceil(n_cols / group)], just as they
-  /// are stored. False if a scale of the row is none of float16's; then the whole matrix goes through read_row.
+  /// Where that is i8, i4 or mxfp4: its columns a scale; and a row as integers [n_cols] and scales [ceil(n_cols / group)] as the table's
+  /// pack_block wants them, just as they are stored. False if a scale of the row is none of float16's; then the whole matrix goes through read_row.
   virtual int natural_group() const { return 0; }
   virtual bool read_quantized(int64_t, int8_t*, uint16_t*) const { return false; }
   /// Where the rows lie contiguously in natural_format(), so that they can be used in place; else null.
@@ -36,7 +36,7 @@ std::unique_ptr<MatrixSource> transposed_rows(const TensorView& tensor, int64_t 
                                               int64_t step = 1);
 
 /// MXFP4 (OCP Microscaling formats 1.0; GPT-OSS): blocks U8 [..., rows, cols / 32, 16] with the low nibble first, scales U8
-/// [..., rows, cols / 32], value = e2m1[nibble] * 2^(scale - 127). Exact in bf16.
+/// [..., rows, cols / 32], value = e2m1[nibble] * 2^(scale - 127).
 std::unique_ptr<MatrixSource> mxfp4_rows(const TensorView& blocks, const TensorView& scales, int64_t first, int64_t step);
 
 /// Rows first, first + step, ... (n_rows of n_stored) of another source.

@@ -61,7 +61,7 @@ uint64_t matrix_elements(const kernels::Matrix& m) {
 
 uint64_t matrix_bytes(const kernels::Matrix& m) {
   if (m.data == nullptr) return 0;
-  if (!kernels::is_quantized(m.format)) return matrix_elements(m) * (m.format == kernels::Format::f32 ? 4 : 2);
+  if (!kernels::is_packed(m.format)) return matrix_elements(m) * (m.format == kernels::Format::f32 ? 4 : 2);
   const uint64_t n_blocks = static_cast<uint64_t>((m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows);
   return n_blocks * kernels::table().packed_block_bytes(m.format, m.n_cols, m.group);
 }
@@ -118,7 +118,7 @@ std::shared_ptr<const Model> Model::load(const std::string& directory, const Loa
   family.parse(config, model->spec_);
   const ImportFormat* format = find_import_format(config);
   const auto importer = format != nullptr && format->make != nullptr ? format->make(quantization_config(config)) : nullptr;
-  if (importer != nullptr) model->import_format_ = import_name(*format);
+  if (format != nullptr) model->import_format_ = import_name(*format);
   model->checkpoint_ = std::make_unique<Checkpoint>(directory);
   model->weights_.layers.resize(model->spec_.n_layers);
   const auto adapter = options.adapter.empty() ? nullptr : std::make_unique<Adapter>(options.adapter);

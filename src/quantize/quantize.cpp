@@ -184,8 +184,7 @@ QuantizeSummary quantize_model(const std::string& directory, const std::string& 
   const Json config = read_json_file(directory + "/config.json", size_t{16} << 20);
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (!config.contains(key) || config[key].is_null()) continue;
-    const std::string got = model->import_format().empty() ? "one that is quantized in part (" + std::string(key) + ")" : "one in " + model->import_format();
-    throw Error(directory + ": expected a model with weights in a float format, got " + got);
+    throw Error(directory + ": expected a model with weights in a float format, got one in " + model->import_format());
   }
   const Checkpoint checkpoint(directory);
   Plan plan = make_plan(*model, bound, checkpoint, options);
