@@ -222,7 +222,9 @@ struct Scheduler::Impl {
   void add_guesses() {
     if (!drafter || batch.empty()) return;
     const int n_sequences = static_cast<int>(batch.size());
-    const int n_wanted = std::min(drafter->policy().choose(n_sequences), (max_decoded() - n_sequences) / n_sequences);
+    // Each of the others may end its prompt in this step, and needs a row of logits then.
+    const int room = max_decoded() - static_cast<int>(running.size());
+    const int n_wanted = std::min(drafter->policy().choose(n_sequences), room / n_sequences);
     std::vector<Drafter::Job> jobs;
     for (Sequence* s : batch_sequences) {
       const int n = static_cast<int>(std::min<int64_t>(n_wanted, draft_room(*s)));
