@@ -9,18 +9,24 @@ namespace engine {
 
 TokenTable::TokenTable(const Tokenizer& tokenizer) {
   if (!tokenizer.has_token_bytes()) throw Error("tokenizer: expected tokens that stand for bytes, got a decoder that looks at their neighbours");
-  std::string text;
+  std::string by_id;
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     if (tokenizer.is_added(id) || tokenizer.is_special(id)) continue;
     const std::string bytes = tokenizer.token_bytes(id);
     if (bytes.empty() || bytes.size() > max_token_bytes) continue;
-    entries_.push_back({id, static_cast<uint32_t>(blob_.size()), static_cast<uint16_t>(bytes.size()), 0});
-    blob_ += bytes;
+    entries_.push_back({id, static_cast<uint32_t>(by_id.size()), static_cast<uint16_t>(bytes.size()), 0});
+    by_id += bytes;
   }
-  std::sort(entries_.begin(), entries_.end(), [this](const Entry& a, const Entry& b) {
-    const int order = bytes(a).compare(bytes(b));
+  std::sort(entries_.begin(), entries_.end(), [&](const Entry& a, const Entry& b) {
+    const int order = std::string_view(by_id).substr(a.offset, a.size).compare(std::string_view(by_id).substr(b.offset, b.size));
     return order != 0 ? order < 0 : a.id < b.id;
   });
+  blob_.reserve(by_id.size());
+  for (Entry& entry : entries_) {
+    const uint32_t offset = entry.offset;
+    entry.offset = static_cast<uint32_t>(blob_.size());
+    blob_.append(by_id, offset, entry.size);
+  }
   place_.assign(static_cast<size_t>(tokenizer.vocab_size()), -1);
   for (size_t i = 0; i < entries_.size(); ++i) {
     place_[static_cast<size_t>(entries_[i].id)] = static_cast<int32_t>(i);

@@ -175,18 +175,15 @@ GrammarMatcher::StateId GrammarMatcher::intern(State state) {
   key.push_back(state.complete ? 1 : 0);
   const auto [found, fresh] = state_ids_.try_emplace(std::move(key), static_cast<StateId>(states_.size()));
   if (fresh) {
-    state.next.assign(grammar_->n_classes_, unknown);
+    next_.resize(next_.size() + grammar_->n_classes_, unknown);
     states_.push_back(std::move(state));
   }
   return found->second;
 }
 
-GrammarMatcher::StateId GrammarMatcher::next(StateId from, uint8_t byte_class) {
-  const StateId known = states_[from].next[byte_class];
-  return known != unknown ? known : compute(from, byte_class);
-}
-
-GrammarMatcher::StateId GrammarMatcher::compute(StateId from, uint8_t byte_class) {
+GrammarMatcher::StateId GrammarMatcher::compute(uint8_t byte_class) {
+  make_room();
+  const StateId from = trial_.empty() ? current_ : trial_.back();
   State reached;
   std::unordered_set<uint64_t> seen;
   bool possible = true;
@@ -196,7 +193,7 @@ GrammarMatcher::StateId GrammarMatcher::compute(StateId from, uint8_t byte_class
     possible = possible && expand(at.step + 1, at.below, seen, reached);
   }
   const StateId to = possible ? intern(std::move(reached)) : dead;
-  states_[from].next[byte_class] = to;
+  next_[from * grammar_->n_classes_ + byte_class] = to;
   return to;
 }
 
@@ -207,6 +204,7 @@ void GrammarMatcher::make_room() {
   std::vector<State> old_states = std::move(states_);
   nodes_.assign(1, Node{0, 0, 0});
   states_.clear();
+  next_.clear();
   node_ids_.clear();
   state_ids_.clear();
   std::unordered_map<NodeId, NodeId> moved{{0, 0}};
@@ -231,14 +229,6 @@ void GrammarMatcher::make_room() {
   };
   move_state(current_);
   for (StateId& id : trial_) move_state(id);
-}
-
-bool GrammarMatcher::extend_trial(uint8_t byte) {
-  make_room();
-  const StateId to = next(trial_.empty() ? current_ : trial_.back(), grammar_->class_of_[byte]);
-  if (to == dead) return false;
-  trial_.push_back(to);
-  return true;
 }
 
 bool GrammarMatcher::accepts(std::string_view bytes) {

@@ -88,7 +88,15 @@ class GrammarMatcher {
   void begin_trial() { trial_.clear(); }
   size_t trial_size() const { return trial_.size(); }
   void cut_trial(size_t n) { trial_.resize(n); }
-  bool extend_trial(uint8_t byte);  // false: not possible, the trial stays as it is
+  bool extend_trial(uint8_t byte) {  // false: not possible, the trial stays as it is
+    const StateId from = trial_.empty() ? current_ : trial_.back();
+    const uint8_t byte_class = grammar_->class_of_[byte];
+    StateId to = next_[from * grammar_->n_classes_ + byte_class];
+    if (to == unknown) to = compute(byte_class);
+    if (to == dead) return false;
+    trial_.push_back(to);
+    return true;
+  }
 
  private:
   using NodeId = uint32_t;   // of a stack's top; 0: an empty stack
@@ -102,8 +110,7 @@ class GrammarMatcher {
     int depth;
   };
   struct State {
-    std::vector<NodeId> tops;     // each at a byte set; sorted
-    std::vector<StateId> next;    // by byte class
+    std::vector<NodeId> tops;  // each at a byte set; sorted
     bool complete = false;
   };
 
@@ -111,14 +118,15 @@ class GrammarMatcher {
   /// Follows rules from `step` on until byte sets, but not where `seen` says it has been; false beyond the limits.
   bool expand(uint32_t step, NodeId below, std::unordered_set<uint64_t>& seen, State& out);
   StateId intern(State state);
-  StateId next(StateId from, uint8_t byte_class);
-  StateId compute(StateId from, uint8_t byte_class);
+  /// What follows the trial.
+  StateId compute(uint8_t byte_class);
   void make_room();
 
   std::shared_ptr<const Grammar> grammar_;
   std::vector<Node> nodes_;
   std::unordered_map<uint64_t, NodeId> node_ids_;
   std::vector<State> states_;
+  std::vector<StateId> next_;  // [state][byte class]
   std::unordered_map<std::string, StateId> state_ids_;
   StateId current_ = 0;
   std::vector<StateId> trial_;

@@ -274,7 +274,7 @@ void read_answer_format(App& app, const Json& format, const std::string& field, 
       if (std::find(known.begin(), known.end(), key) == known.end()) refuse(where + ": unknown field: " + key.substr(0, 100));
     }
   };
-  if (!format.is_object()) bad_field(field, "an object", format);
+  if (!format.is_object()) refuse(field + ": expected an object, got " + shortened(format));
   const Json type = format.value("type", Json());
   if (type != "text" && type != "json_object" && type != "json_schema") refuse(field + ".type: expected text, json_object or json_schema, got " + shortened(type));
   if (type != "json_schema") check_keys(format, field, {"type"});
@@ -286,7 +286,7 @@ void read_answer_format(App& app, const Json& format, const std::string& field, 
       const std::string where = schema_inside ? field + ".json_schema" : field;
       if (schema_inside) check_keys(format, field, {"type", "json_schema"});
       const Json described = schema_inside ? format.value("json_schema", Json()) : format;
-      if (!described.is_object()) bad_field(where, "an object", described);
+      if (!described.is_object()) refuse(where + ": expected an object, got " + shortened(described));
       check_keys(described, where, schema_inside ? std::initializer_list<std::string_view>{"name", "description", "schema", "strict"}
                                                  : std::initializer_list<std::string_view>{"type", "name", "description", "schema", "strict"});
       const Json name = described.value("name", Json()), strict = described.value("strict", Json());
