@@ -407,6 +407,33 @@ TEST_CASE("requests that cannot be served are refused at once") {
   CHECK(tight.run(request(random_prompt(40, 1), 100)).tokens.size() == 8);
 }
 
+TEST_CASE("prompts end beside sequences that have all the guesses there is room for") {
+  const auto model = tiny_model();
+  Team team(1);
+  SchedulerOptions o = options(8, 256, true);
+  o.draft_model = model;
+  Scheduler scheduler(model, nullptr, team, o);
+  int64_t n_drafted = 0;
+  for (uint32_t round = 0; round < 150; ++round) {
+    std::vector<Scheduler::Id> ids;
+    for (uint32_t i = 0; i < 8; ++i) {
+      // Some decode, and then the others come all at once.
+      if (i == 3 + round % 4) {
+        for (uint32_t n = 0; n < 2 + round % 3; ++n) scheduler.step();
+      }
+      ids.push_back(scheduler.submit(request(random_prompt(3 + i % 2, round * 8 + i), 12)));
+    }
+    while (scheduler.step()) {
+    }
+    for (const auto id : ids) {
+      const GenerationResult result = scheduler.take(id);
+      CHECK(result.tokens.size() == 12);
+      n_drafted += result.stats.draft_tokens;
+    }
+  }
+  CHECK(n_drafted > 0);
+}
+
 TEST_CASE("streams of one seed differ, the same stream does not") {
   const auto model = tiny_model();
   Team team(1);

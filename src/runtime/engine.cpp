@@ -119,6 +119,12 @@ const Tokenizer& Engine::tokenizer() const {
   return *tokenizer_;
 }
 
+std::shared_ptr<const TokenTable> Engine::token_table() const {
+  const std::lock_guard lock(mutex_);
+  if (!token_table_) token_table_ = std::make_shared<const TokenTable>(tokenizer());
+  return token_table_;
+}
+
 std::vector<int32_t> Engine::encode_chat(const Json& messages, const ChatRenderOptions& options, bool allow_special) const {
   if (!template_) {
     std::string names;

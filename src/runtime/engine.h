@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -43,6 +44,8 @@ class Engine {
   const Tokenizer& tokenizer() const;             // throws Error if the directory has none
   bool has_tokenizer() const { return tokenizer_.has_value(); }
   bool has_draft_model() const { return scheduler_->draft_model() != nullptr; }
+  /// For answers of a given form. Made when first asked for; any thread may ask. Throws Error if the tokenizer does not serve.
+  std::shared_ptr<const TokenTable> token_table() const;
   const ChatTemplate* chat_template() const { return template_ ? &*template_ : nullptr; }
   const GenerationConfig& default_config() const { return config_; }  // defaults < config.json < generation_config.json
   Scheduler& scheduler() { return *scheduler_; }
@@ -61,6 +64,8 @@ class Engine {
   GenerationConfig config_;
   std::unique_ptr<Scheduler> scheduler_;
   double load_s_ = 0;
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const TokenTable> token_table_;  // under mutex_
 };
 
 }  // namespace engine

@@ -96,6 +96,7 @@ struct Scheduler::Impl {
   double s_per_token = 0;  // in the last step that had a prompt; 0: not known yet
   size_t n_decoding = 0;   // of the batch's sequences, the first ones
   std::optional<Drafter> drafter;
+  std::vector<float> unmasked;
 
   Impl(std::shared_ptr<const Model> model_, const Tokenizer* tokenizer_, Team& team, const SchedulerOptions& options_)
       : model(std::move(model_)), tokenizer(tokenizer_), options(options_),
@@ -221,7 +222,9 @@ struct Scheduler::Impl {
   void add_guesses() {
     if (!drafter || batch.empty()) return;
     const int n_sequences = static_cast<int>(batch.size());
-    const int n_wanted = std::min(drafter->policy().choose(n_sequences), (max_decoded() - n_sequences) / n_sequences);
+    // Each of the others may end its prompt in this step, and needs a row of logits then.
+    const int room = max_decoded() - static_cast<int>(running.size());
+    const int n_wanted = std::min(drafter->policy().choose(n_sequences), room / n_sequences);
     std::vector<Drafter::Job> jobs;
     for (Sequence* s : batch_sequences) {
       const int n = static_cast<int>(std::min<int64_t>(n_wanted, draft_room(*s)));
@@ -341,6 +344,7 @@ struct Scheduler::Impl {
     const bool stop_string = s.text && s.text->push(token);
     show(s);
     if (s.request.config.is_eos(token) || stop_string) return FinishReason::stop;
+    if (s.request.constraint && s.request.constraint->finished()) return FinishReason::stop;
     if (s.n_new() >= s.limit) return FinishReason::length;
     const auto& max_time = s.request.config.max_time;
     return max_time && seconds(now - s.submitted) > *max_time ? FinishReason::time : FinishReason::none;
@@ -381,6 +385,23 @@ struct Scheduler::Impl {
     sweep(running);
   }
 
+  /// A token that is not allowed is drawn again from those that are: their shares are those of the masked scores, and most often there is nothing
+  /// to mask.
+  int32_t choose(Sequence& s, std::span<float> logits) {
+    TokenConstraint* const constraint = s.request.constraint.get();
+    if (constraint == nullptr) return s.sampler.sample(logits, s.tokens);
+    unmasked.assign(logits.begin(), logits.end());
+    int32_t token = s.sampler.sample(logits, s.tokens);
+    if (!constraint->allows(token)) {
+      if (constraint->mask(unmasked) == 0) throw Error("constraint: expected a token that the answer's form allows, the vocabulary has none");
+      token = s.sampler.sample(unmasked, s.tokens);
+      // Settings that force a token (an end at the last place) know nothing of the form.
+      if (!constraint->allows(token)) throw Error("constraint: expected a token that the answer's form allows, got one that the settings force");
+    }
+    constraint->accept(token);
+    return token;
+  }
+
   /// The next token from row `row` of the logits on, and one more for each guess that it confirms.
   FinishReason take_tokens(Sequence& s, const BatchItem& item, int row) {
     const size_t n_guesses = item.logits == LogitsWanted::all ? item.tokens.size() - 1 : 0;
@@ -390,7 +411,7 @@ struct Scheduler::Impl {
       while (true) {
         const std::span<float> logits = decoder.logits(row + static_cast<int>(n_accepted));
         if (s.request.on_logits) s.request.on_logits(logits, std::span<const int32_t>(s.tokens).subspan(static_cast<size_t>(s.n_prompt)));
-        const int32_t token = s.sampler.sample(logits, s.tokens);
+        const int32_t token = choose(s, logits);
         const bool accepted = n_accepted < n_guesses && token == item.tokens[n_accepted + 1];
         n_accepted += accepted;
         reason = add_token(s, token);

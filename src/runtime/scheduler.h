@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model/decoder.h"
+#include "runtime/constraint.h"
 #include "runtime/generation_config.h"
 #include "text/tokenizer.h"
 
@@ -43,6 +44,9 @@ struct GenerationRequest {
   /// Called with the model's scores [vocab_size] of the next token and the answer so far, before the settings' processors see them; may read and
   /// change them. May be empty.
   std::function<void(std::span<float> logits, std::span<const int32_t> answer)> on_logits;
+  /// What the answer may say; used by this request alone. Tokens that it does not allow are never chosen, and the answer ends (stop) where nothing
+  /// can follow. May be null.
+  std::shared_ptr<TokenConstraint> constraint;
   /// Called with (prompt tokens done, in all) after each prefill step. May be empty.
   std::function<void(int64_t done, int64_t total)> on_prefill;
   /// Checked before every step; true ends the sequence as cancelled. May be null. May be set from a signal handler.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -36,6 +37,7 @@ struct Work {
   int n_logprobs = -1;              // likeliest tokens to record at each place; -1: record nothing
   double presence_penalty = 0, frequency_penalty = 0;
   std::vector<std::pair<int32_t, float>> logit_bias;
+  std::shared_ptr<const Grammar> grammar;  // that answers must follow; null: none
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
 
   int n_choices() const { return static_cast<int>(prompts.size()) * n; }

@@ -54,6 +54,9 @@ struct Generation {
 Generation read_generation(App& app, Fields& fields, std::initializer_list<const char*> max_tokens_names, int64_t default_max_tokens);
 /// Adds a prompt; throws ApiError if it leaves no room for an answer, with the counts.
 void add_prompt(App& app, Generation& generation, std::vector<int32_t> prompt, const char* param);
+/// The form that an answer must have, {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", ...}, from the field `field`. The schema
+/// with its name stands in an object "json_schema" of its own (chat), or beside the type (responses).
+void read_answer_format(App& app, const Json& format, const std::string& field, bool schema_inside, Work& work);
 /// A conversation checked, and put into the form that templates know: contents as text, "developer" as "system".
 Json read_messages(const Json& messages);
 /// A list of tools, checked and in the form that templates know; null if there are none to be offered. Looks at tool_choice too.

@@ -65,7 +65,7 @@ ChatRequest read_chat(App& app, const Request& request) {
                  "prompt_cache_options", "verbosity", "parallel_tool_calls", "prediction", "moderation"});
   fields.only("functions", {Json::array()});
   fields.only("function_call", {"none", "auto"});
-  fields.only("response_format", {{{"type", "text"}}});
+  if (const Json* format = fields.find("response_format")) read_answer_format(app, *format, "response_format", true, chat.generation.work);
   fields.only("modalities", {Json::array({"text"})});
   fields.only("audio", {});
   fields.only("web_search_options", {});

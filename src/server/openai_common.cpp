@@ -3,6 +3,7 @@
 #include <cmath>
 #include <ctime>
 
+#include "runtime/json_schema.h"
 #include "server/openai.h"
 #include "text/tokenizer.h"
 
@@ -58,6 +59,8 @@ void read_stops(Fields& fields, Generation& g) {
   }
   g.work.keep_stop_string = false;
 }
+
+std::string shortened(const Json& value) { return value.is_structured() || value.is_string() ? value.type_name() : dump_json(value); }
 
 void check_stops(const GenerationConfig& config) {
   if (config.stop_strings.size() > max_stops) {
@@ -150,8 +153,7 @@ Fields::Fields(const std::string& body) {
 }
 
 void bad_field(const std::string& name, const std::string& expected, const Json& got) {
-  const std::string shown = got.is_structured() || got.is_string() ? got.type_name() : dump_json(got);
-  throw ApiError(400, name + ": expected " + expected + ", got " + shown, name, "invalid_value");
+  throw ApiError(400, name + ": expected " + expected + ", got " + shortened(got), name, "invalid_value");
 }
 
 const Json* Fields::find(const char* name) {
@@ -262,6 +264,47 @@ void add_prompt(App& app, Generation& g, std::vector<int32_t> prompt, const char
                    "context_length_exceeded");
   }
   g.work.prompts.push_back(std::move(prompt));
+}
+
+void read_answer_format(App& app, const Json& format, const std::string& field, bool schema_inside, Work& work) {
+  const std::string param = field.substr(0, field.find('.'));
+  const auto refuse = [&](const std::string& message) { throw ApiError(400, message, param, "invalid_value"); };
+  const auto check_keys = [&](const Json& object, const std::string& where, std::initializer_list<std::string_view> known) {
+    for (const auto& [key, value] : object.items()) {
+      if (std::find(known.begin(), known.end(), key) == known.end()) refuse(where + ": unknown field: " + key.substr(0, 100));
+    }
+  };
+  if (!format.is_object()) refuse(field + ": expected an object, got " + shortened(format));
+  const Json type = format.value("type", Json());
+  if (type != "text" && type != "json_object" && type != "json_schema") refuse(field + ".type: expected text, json_object or json_schema, got " + shortened(type));
+  if (type != "json_schema") check_keys(format, field, {"type"});
+  if (type == "text") return;
+  try {
+    if (type == "json_object") {
+      work.grammar = json_object_grammar();
+    } else {
+      const std::string where = schema_inside ? field + ".json_schema" : field;
+      if (schema_inside) check_keys(format, field, {"type", "json_schema"});
+      const Json described = schema_inside ? format.value("json_schema", Json()) : format;
+      if (!described.is_object()) refuse(where + ": expected an object, got " + shortened(described));
+      check_keys(described, where, schema_inside ? std::initializer_list<std::string_view>{"name", "description", "schema", "strict"}
+                                                 : std::initializer_list<std::string_view>{"type", "name", "description", "schema", "strict"});
+      const Json name = described.value("name", Json()), strict = described.value("strict", Json());
+      if (!name.is_string() || name.get_ref<const std::string&>().empty()) refuse(where + ".name: expected a name, got " + shortened(name));
+      if (!strict.is_null() && !strict.is_boolean()) refuse(where + ".strict: expected true or false, got " + shortened(strict));
+      if (!described.contains("schema")) refuse(where + ".schema: expected a JSON Schema, got nothing");
+      try {
+        work.grammar = json_schema_grammar(described["schema"]);
+      } catch (const Error& error) {
+        refuse(where + "." + error.message);
+      }
+    }
+    GrammarConstraint(work.grammar, app.engine.token_table(), {});  // what does not serve is told now
+  } catch (const ApiError&) {
+    throw;
+  } catch (const Error& error) {
+    throw ApiError(400, field + ": " + error.message, param, "unsupported_parameter");
+  }
 }
 
 // --- messages -------------------------------------------------------------------------------------------------------------

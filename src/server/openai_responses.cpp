@@ -47,7 +47,14 @@ ResponseRequest read_response(App& app, const Request& request) {
   fields.only("prompt", {});
   fields.only("background", {false});
   fields.only("truncation", {"disabled"});
-  fields.only("text", {Json::object(), {{"format", {{"type", "text"}}}}});
+  Json format = {{"type", "text"}};
+  if (const Json* text = fields.find("text")) {
+    if (!text->is_object()) bad_field("text", "an object", *text);
+    for (const auto& [key, value] : text->items()) {
+      if (key != "format") throw ApiError(400, "text: unknown field: " + key.substr(0, 100), "text", "unknown_parameter");
+      if (!value.is_null()) read_answer_format(app, format = value, "text.format", false, r.generation.work);
+    }
+  }
   fields.only("reasoning", {Json::object(), {{"effort", nullptr}, {"summary", nullptr}}});
   fields.only("top_logprobs", {0});
   const auto instructions = fields.text("instructions");
@@ -61,6 +68,7 @@ ResponseRequest read_response(App& app, const Request& request) {
   r.echoed = {{"instructions", or_null("instructions")}, {"max_output_tokens", or_null("max_output_tokens")},
               {"temperature", or_null("temperature")},   {"top_p", or_null("top_p")},
               {"metadata", fields.object().value("metadata", Json::object())},
+              {"text", {{"format", format}}},
               {"tools", or_null("tools").is_null() ? Json::array() : or_null("tools")},
               {"tool_choice", or_null("tool_choice").is_null() ? Json("auto") : or_null("tool_choice")}};
   return r;
@@ -81,7 +89,7 @@ Json response_object(const Request& request, const ResponseRequest& r, const Wor
               {"output", Json::array()}};
   out.update(r.echoed);
   out.update({{"parallel_tool_calls", false}, {"previous_response_id", nullptr}, {"reasoning", {{"effort", nullptr}, {"summary", nullptr}}},
-              {"store", false}, {"text", {{"format", {{"type", "text"}}}}}, {"truncation", "disabled"}, {"usage", nullptr}});
+              {"store", false}, {"truncation", "disabled"}, {"usage", nullptr}});
   if (result == nullptr) return out;
   out["output"].push_back(message_item(request, cut ? "incomplete" : "completed", Json::array({text_part(result->text)})));
   const Json usage = usage_of(work, {*result});

@@ -108,6 +108,9 @@ void Service::start_choice(const std::shared_ptr<Answer>& answer, int choice) {
   request.stream = static_cast<uint64_t>(choice % work.n);
   request.skip_special_tokens = work.skip_special_tokens;
   request.keep_stop_string = work.keep_stop_string;
+  if (work.grammar != nullptr) {
+    request.constraint = std::make_shared<GrammarConstraint>(work.grammar, engine_.token_table(), work.config.eos_token_id);
+  }
   request.cancel = answer->cancelled();
   request.on_text = [answer, choice](std::string_view text) { answer->add_text(choice, text); };
   request.on_prefill = [answer, r](int64_t done, int64_t total) {

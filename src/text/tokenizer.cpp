@@ -142,6 +142,11 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_to
   return out;
 }
 
+std::string Tokenizer::token_bytes(int32_t id) const {
+  return impl_->has(id) ? impl_->pipeline.decoder.token_bytes(impl_->id_to_token(id)) : std::string();
+}
+bool Tokenizer::has_token_bytes() const { return impl_->pipeline.decoder.is_tokenwise(); }
+
 int32_t Tokenizer::vocab_size() const { return impl_->vocab_size; }
 
 std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {

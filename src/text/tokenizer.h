@@ -39,6 +39,12 @@ class Tokenizer {
   /// As `decode(ids, skip_special_tokens)` of the Rust library. Ids outside the vocabulary are ignored.
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
 
+  /// The bytes that a token adds to a text, maybe a part of a character; what a decoder takes off a text's very begin (Llama 2's blank) is there.
+  /// Empty for ids outside the vocabulary.
+  std::string token_bytes(int32_t id) const;
+  /// Whether decode() joins token_bytes(). Not so for decoders that look at a token's neighbours (WordPiece, ...).
+  bool has_token_bytes() const;
+
   int32_t vocab_size() const;                               // highest id + 1, added tokens included
   std::optional<int32_t> token_to_id(std::string_view token) const;
   std::string id_to_token(int32_t id) const;                // the vocabulary's own spelling; empty if there is none

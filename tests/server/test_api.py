@@ -235,8 +235,6 @@ class Api(unittest.TestCase):
         self.assertIn("temprature", self.refused(400, "temprature", temprature=1))
         self.assertIn("zzz, yyy", self.refused(400, "zzz", zzz=1, yyy=2))
         self.chat(user="u", metadata={}, store=False, service_tier="auto", parallel_tool_calls=True)  # OpenAI's own
-        for kind in ({"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}):
-            self.assertIn("not supported", self.refused(400, "response_format", response_format=kind))
         self.chat(response_format={"type": "text"}, tools=[])
         self.refused(400, "n", n=0)
         self.refused(400, "stream", stream="yes")
@@ -311,6 +309,188 @@ class Api(unittest.TestCase):
         self.assertIn("context_length_exceeded", out.stdout, out.stderr)
 
 
+def json_format(schema, **more):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **more}}
+
+
+def satisfies(value, schema, root=None):
+    """A JSON Schema validator for what the tests use."""
+    root = root or schema
+    if isinstance(schema, bool):
+        return schema
+    if "$ref" in schema:
+        target = root
+        for part in schema["$ref"].split("/")[1:]:
+            target = target[part]
+        return satisfies(value, target, root)
+    if "anyOf" in schema:
+        return any(satisfies(value, choice, root) for choice in schema["anyOf"])
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
+    types = schema.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    if types and not any(isinstance(value, kinds[t]) and (t == "boolean" or not isinstance(value, bool)) for t in types):
+        return False
+    if isinstance(value, str):
+        return schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
+    if isinstance(value, list):
+        return (schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
+                and all(satisfies(item, schema.get("items", True), root) for item in value))
+    if isinstance(value, dict):
+        known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+        return set(schema.get("required", [])) <= set(value) and all(satisfies(v, known.get(k, others), root) for k, v in value.items())
+    return True
+
+
+class AnswerForms(unittest.TestCase):
+    """Random weights, so whatever is right comes from response_format alone."""
+
+    PERSON = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "minLength": 1, "maxLength": 12},
+            "age": {"type": "integer"},
+            "kind": {"enum": ["cat", "dog", None, 3]},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 4}, "minItems": 1, "maxItems": 3},
+            "good": {"type": "boolean"},
+        },
+        "required": ["name", "kind", "tags"],
+        "additionalProperties": False,
+    }
+    TREE = {
+        "type": "object",
+        "properties": {"v": {"type": "number"}, "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/leaf"}]}},
+        "required": ["v", "next"], "additionalProperties": False,
+        "$defs": {"leaf": {"type": "object", "properties": {"letters": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 5}}, "required": ["letters"]}},
+    }
+    SHORT = {"type": "object", "properties": {"x": {"type": ["boolean", "null"]}}, "required": ["x"], "additionalProperties": False}
+    SETTINGS = [{"temperature": 0}] + [{"temperature": t, "seed": seed, "top_k": 0, "top_p": 1} for t in (0.7, 1.0, 3.0) for seed in range(4)]
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = s.Server(s.random_model(), "--parallel", "8")
+
+    @classmethod
+    def tearDownClass(cls):
+        assert cls.server.stop() == 0, cls.server.other
+
+    def ask(self, form, **fields):
+        status, body = self.server.chat(response_format=form, **fields)
+        self.assertEqual(status, 200, body)
+        choice = body["choices"][0]
+        return choice["message"]["content"], choice["finish_reason"]
+
+    def test_validator(self):
+        good = {"name": "x", "kind": 3, "tags": ["abcd"]}
+        self.assertTrue(satisfies(good, self.PERSON))
+        for change in ({"name": ""}, {"age": 1.5}, {"age": True}, {"kind": "cow"}, {"tags": []}, {"tags": ["abcde"]}, {"tags": [1]}, {"more": 1}):
+            self.assertFalse(satisfies({**good, **change}, self.PERSON), change)
+        self.assertFalse(satisfies({"name": "x", "tags": ["a"]}, self.PERSON))
+        self.assertTrue(satisfies({"v": 1, "next": {"letters": ["a"]}}, self.TREE))
+        self.assertFalse(satisfies({"v": 1, "next": {"letters": ["c"]}}, self.TREE))
+
+    def test_schemas(self):
+        seen = set()
+        for schema in (self.PERSON, self.TREE, self.SHORT):
+            for settings in self.SETTINGS:
+                text, reason = self.ask(json_format(schema, strict=True), max_tokens=400, **settings)
+                self.assertEqual(reason, "stop", text)
+                self.assertTrue(satisfies(json.loads(text), schema), text)
+                seen.add(text)
+        self.assertGreater(len(seen), 20)
+
+    def test_streams(self):
+        for settings in self.SETTINGS[:6]:
+            body = {"messages": USER, "response_format": json_format(self.PERSON), "max_tokens": 400, **settings}
+            chunks = self.server.stream("/v1/chat/completions", body)[:-1]
+            text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+            self.assertEqual(chunks[-1]["choices"][0]["finish_reason"], "stop")
+            self.assertEqual(text, self.server.chat(**{k: v for k, v in body.items() if k != "messages"})[1]["choices"][0]["message"]["content"])
+            self.assertTrue(satisfies(json.loads(text), self.PERSON), text)
+
+    def test_objects(self):
+        n_whole = 0
+        for seed in range(12):
+            text, reason = self.ask({"type": "json_object"}, max_tokens=200, temperature=2, seed=seed, top_k=0, top_p=1)
+            self.assertTrue(text.lstrip().startswith("{"), text)
+            if reason == "stop":
+                n_whole += 1
+                self.assertIsInstance(json.loads(text), dict)
+            else:
+                self.assertRaises(ValueError, json.loads, text)  # cut by max_tokens
+        # Closed by force of a bias.
+        close = self.server.post("/tokenize", {"text": "}"})[1]["tokens"][0]
+        text, reason = self.ask({"type": "json_object"}, max_tokens=200, temperature=0, logit_bias={str(close): 100})
+        self.assertEqual((json.loads(text), reason), ({}, "stop"))
+
+    def test_length(self):
+        text, reason = self.ask(json_format(self.PERSON), max_tokens=3, temperature=0)
+        self.assertEqual(reason, "length")
+        self.assertRaises(ValueError, json.loads, text)
+        # The last token completes the text: nothing was cut.
+        status, body = self.server.chat(response_format=json_format({"enum": [True]}), temperature=0)
+        n = body["usage"]["completion_tokens"]
+        self.assertEqual(self.ask(json_format({"enum": [True]}), max_tokens=n, temperature=0)[1], "stop")
+
+    def test_ends_by_itself(self):
+        # Nothing can follow an object, so no token of the end is waited for; a number may go on, so there one is.
+        text, reason = self.ask(json_format(self.SHORT), ignore_eos=True, max_tokens=200, temperature=0)
+        self.assertEqual(reason, "stop")
+        self.assertIn("x", json.loads(text))
+        for seed in range(4):
+            text, reason = self.ask(json_format({"type": "number"}), temperature=1, seed=seed, max_tokens=100)
+            self.assertEqual(reason, "stop")
+            self.assertIsInstance(json.loads(text), (int, float))
+
+    def test_n_and_logprobs(self):
+        status, body = self.server.chat(response_format=json_format(self.SHORT), n=4, temperature=2, seed=3, logprobs=True, top_logprobs=2, max_tokens=200)
+        self.assertEqual(status, 200, body)
+        for choice in body["choices"]:
+            self.assertTrue(satisfies(json.loads(choice["message"]["content"]), self.SHORT))
+            self.assertEqual("".join(t["token"] for t in choice["logprobs"]["content"]), choice["message"]["content"])
+
+    def test_responses(self):
+        form = {"type": "json_schema", "name": "answer", "schema": self.PERSON, "strict": True}
+        body = {"input": "hello", "text": {"format": form}, "temperature": 0, "max_output_tokens": 400}
+        status, whole = self.server.post("/v1/responses", body)
+        self.assertEqual((status, whole["status"]), (200, "completed"), whole)
+        text = whole["output"][0]["content"][0]["text"]
+        self.assertTrue(satisfies(json.loads(text), self.PERSON), text)
+        self.assertEqual(whole["text"], {"format": form})
+        self.assertEqual(text, self.ask(json_format(self.PERSON), max_tokens=400, temperature=0)[0])
+        lines = self.server.request("POST", "/v1/responses", {**body, "stream": True})[2].splitlines()
+        events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        self.assertEqual("".join(e["delta"] for e in events if e["type"] == "response.output_text.delta"), text)
+        self.assertEqual((events[-1]["type"], events[-1]["response"]["text"]), ("response.completed", {"format": form}))
+        self.assertEqual(self.server.post("/v1/responses", {"input": "x", "max_output_tokens": 1, "text": {"format": {"type": "text"}}})[0], 200)
+        for bad in ({"format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}, {"format": 5}, {"verbosity": "low"}, {"format": {"type": "grammar"}}):
+            status, error = self.server.post("/v1/responses", {"input": "x", "text": bad})
+            self.assertEqual((status, error["error"]["param"]), (400, "text"), bad)
+
+    def test_refusals(self):
+        def refusal(form):
+            status, body = self.server.chat(response_format=form)
+            self.assertEqual((status, body["error"]["param"]), (400, "response_format"), body)
+            return body["error"]["message"]
+
+        self.assertEqual(refusal(json_format({"properties": {"when": {"type": "string", "format": "date"}}})),
+                         "response_format.json_schema.schema.properties.when: keyword 'format' is not supported")
+        self.assertIn("finite text", refusal(json_format(False)))
+        self.assertIn("json_schema: expected an object", refusal({"type": "json_schema"}))
+        self.assertIn("schema: expected", refusal({"type": "json_schema", "json_schema": {"name": "x"}}))
+        self.assertIn("name: expected", refusal({"type": "json_schema", "json_schema": {"schema": {}}}))
+        self.assertIn("strict: expected", refusal(json_format({}, strict="yes")))
+        self.assertIn("unknown field: extra", refusal(json_format({}, extra=1)))
+        self.assertIn("unknown field: schema", refusal({"type": "json_object", "schema": {}}))
+        self.assertIn("type: expected", refusal({"type": "xml"}))
+        self.assertIn("expected an object", refusal("json_object"))
+        deep = {}
+        for _ in range(100):
+            deep = {"items": deep}
+        self.assertIn("levels", refusal(json_format(deep)))
+
+
 class SameBytes(unittest.TestCase):
     """What a request gives depends on nothing but the request."""
 
@@ -318,6 +498,10 @@ class SameBytes(unittest.TestCase):
         {"messages": [{"role": "user", "content": "The quick brown fox " * (i % 4 + 1) + str(i)}], "max_tokens": 24, "logprobs": True, "top_logprobs": 2,
          **({"temperature": 1.5, "seed": i} if i % 2 else {"temperature": 0})}
         for i in range(8)
+    ] + [
+        {"messages": [{"role": "user", "content": "The quick brown fox " + str(i)}], "max_tokens": 120, "response_format": form,
+         **({"temperature": 1.5, "seed": i} if i % 2 else {"temperature": 0})}
+        for i, form in enumerate([{"type": "json_object"}] * 2 + [json_format(AnswerForms.PERSON)] * 4)
     ]
 
     @staticmethod

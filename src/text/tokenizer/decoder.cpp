@@ -41,20 +41,38 @@ class Join : public DecodeStep {
   bool between_ = false;
 };
 
+/// Appends what a token stands for in the byte alphabet; one with a character outside of it stands for itself.
+void append_byte_level(std::string& out, std::string_view token) {
+  const size_t before = out.size();
+  const char* end = token.data() + token.size();
+  for (const char* p = token.data(); p < end;) {
+    const int byte = char_to_byte(next_code_point(p));
+    if (byte < 0) {
+      out.resize(before);
+      out += token;
+      return;
+    }
+    out.push_back(static_cast<char>(byte));
+  }
+}
+
+/// The byte that <0xAB> stands for; -1: another token.
+int byte_of(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
+  const auto digit = [](char c) {
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
+  };
+  const int high = digit(token[3]), low = digit(token[4]);
+  return high < 0 || low < 0 ? -1 : high * 16 + low;
+}
+
 class ByteLevel : public WholeToken {
  public:
   void take(std::string& token) override {
-    const size_t before = bytes_.size();
-    const char* end = token.data() + token.size();
-    for (const char* p = token.data(); p < end;) {
-      const int byte = char_to_byte(next_code_point(p));
-      if (byte < 0) {  // not a byte-level token: its own text
-        bytes_.resize(before);
-        bytes_ += token;
-        break;
-      }
-      bytes_.push_back(static_cast<char>(byte));
-    }
+    append_byte_level(bytes_, token);
     std::string text;
     const size_t incomplete = append_lossy(text, bytes_, true);
     bytes_.erase(0, bytes_.size() - incomplete);
@@ -101,17 +119,6 @@ class ByteFallback : public WholeToken {
   }
 
  private:
-  static int byte_of(std::string_view token) {
-    if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
-    const auto digit = [](char c) {
-      return c >= '0' && c <= '9'   ? c - '0'
-             : c >= 'A' && c <= 'F' ? c - 'A' + 10
-             : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                    : -1;
-    };
-    const int high = digit(token[3]), low = digit(token[4]);
-    return high < 0 || low < 0 ? -1 : high * 16 + low;
-  }
   void end_run() {
     if (run_.empty()) return;
     if (is_valid_utf8(run_))
@@ -369,6 +376,35 @@ DecodeStream DecoderSpec::stream() const {
   auto output = std::make_unique<DecodeStream::Output>();
   out.output_ = output.get();
   out.add(std::move(output));
+  return out;
+}
+
+bool DecoderSpec::is_tokenwise() const {
+  bool fused = false;
+  for (const Step& step : steps_) {
+    const bool strips_begin = step.kind == Kind::strip && fused && step.stop == 0;
+    if (step.kind == Kind::fuse) fused = true;
+    else if (step.kind == Kind::replace_string || step.kind == Kind::byte_level || step.kind == Kind::metaspace) {
+      if (fused) return false;
+    } else if (step.kind != Kind::byte_fallback && !strips_begin) {
+      return false;
+    }
+  }
+  return true;
+}
+
+std::string DecoderSpec::token_bytes(std::string_view token) const {
+  std::string out(token);
+  for (const Step& step : steps_) {
+    if (step.kind == Kind::byte_level) {
+      std::string bytes;
+      append_byte_level(bytes, out);
+      return bytes;
+    }
+    if (step.kind == Kind::replace_string) replace_all(out, step.pattern, step.content);
+    if (step.kind == Kind::metaspace) replace_all(out, step.pattern, " ");
+    if (step.kind == Kind::byte_fallback && byte_of(out) >= 0) return std::string(1, static_cast<char>(byte_of(out)));
+  }
   return out;
 }
 

@@ -59,6 +59,10 @@ class DecoderSpec {
   /// From tokenizer.json's "decoder" (null: tokens are joined by blanks). Throws Error that names the component.
   static DecoderSpec from_json(const Json& json);
   DecodeStream stream() const;
+  /// What one token adds to a text that has begun before it, where that does not depend on its neighbours: bytes, maybe a part of a character.
+  std::string token_bytes(std::string_view token) const;
+  /// Whether it never depends on them, but for what a decoder takes off the text's begin.
+  bool is_tokenwise() const;
 
  private:
   enum class Kind {

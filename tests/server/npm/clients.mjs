@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { generateText, streamText } from 'ai';
+import { generateText, jsonSchema, Output, streamText } from 'ai';
 
 const url = process.argv[2];
 const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ';
@@ -39,6 +39,18 @@ const tests = {
   async 'openai: completions'() {
     const answer = await client.completions.create({ model: 'alphabet', prompt: 'abc', max_tokens: 3, stop: ['f'] });
     assert.equal(answer.choices[0].text, 'de');
+  },
+  async 'openai: a form'() {
+    const schema = { type: 'object', properties: { letters: { enum: ['ABC', 'XYZ'] } }, required: ['letters'], additionalProperties: false };
+    const answer = await client.chat.completions.create({
+      model: 'alphabet', messages, response_format: { type: 'json_schema', json_schema: { name: 'letters', schema, strict: true } },
+    });
+    assert.ok(['ABC', 'XYZ'].includes(JSON.parse(answer.choices[0].message.content).letters));
+    assert.equal(answer.choices[0].finish_reason, 'stop');
+    const response = await client.responses.parse({
+      model: 'alphabet', input: 'hello', text: { format: { type: 'json_schema', name: 'letters', schema, strict: true } },
+    });
+    assert.ok(['ABC', 'XYZ'].includes(JSON.parse(response.output_text).letters));
   },
   async 'openai: responses'() {
     const answer = await client.responses.create({ model: 'alphabet', instructions: 'be brief', input: 'hello' });
@@ -83,6 +95,13 @@ const tests = {
     assert.equal(text, alphabet);
     assert.equal(finishReason, 'stop');
     assert.equal(usage.outputTokens, 27);
+  },
+  async 'ai: generateText with an output'() {
+    const structured = createOpenAICompatible({ name: 'engine', baseURL: url + '/v1', supportsStructuredOutputs: true });
+    const schema = jsonSchema({ type: 'object', properties: { letters: { enum: ['ABC', 'XYZ'] } }, required: ['letters'], additionalProperties: false });
+    const { output, finishReason } = await generateText({ model: structured.chatModel('alphabet'), output: Output.object({ schema }), prompt: 'hello', temperature: 0 });
+    assert.ok(['ABC', 'XYZ'].includes(output.letters));
+    assert.equal(finishReason, 'stop');
   },
   async 'ai: streamText'() {
     const result = streamText({ model: provider.chatModel('alphabet'), messages, maxOutputTokens: 10 });
