@@ -253,7 +253,7 @@ void Binder::narrow_rows(const Conversion& job, std::byte* out, int64_t begin, i
 /// Widens row by row and narrows or quantizes to the wanted format, rows spread over the team.
 bool Binder::convert(const Conversion& job) {
   const Format format = job.out->format;
-  const int64_t n_rows = job.out->n_rows, n_cols = job.out->n_cols;
+  const int64_t n_rows = job.out->n_rows;
   const bool packed = kernels::is_packed(format);
   const int64_t n_blocks = (n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
   const size_t n_bytes = converted_bytes(*job.out);

@@ -368,7 +368,7 @@ void Decoder::Impl::attend(Worker& w, int layer) {
 
 void Decoder::Impl::attention_block(Worker& w, int layer) {
   const LayerWeights& weights = layer_weights(layer);
-  const int64_t n = n_tokens(), d = spec.d_model;
+  const int64_t n = n_tokens();
   const LinearTask qkv[] = {{&weights.wq, &h, q, q_width}, {&weights.wk, &h, k, kv_width}, {&weights.wv, &h, v, kv_width}};
   observe(w, weights.wq, h.f, n);
   linears(w, qkv, n, [](int64_t, int64_t) {});
