@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "kernels/kernels.h"
+#include "runtime/json_schema.h"
 #include "runtime/perplexity.h"
 #include "tiny_engine.h"
 
@@ -137,6 +138,31 @@ TEST_CASE("defaults of a model: config.json, then generation_config.json, then t
     const std::string message = message_of([&] { load(dir.path()); });
     CHECK(message == dir.file("generation_config.json") + ": num_beams: expected 1 (others are not supported here), got 4");
   }
+}
+
+TEST_CASE("an answer of a given form") {
+  test::TempDir dir;
+  test::write_tiny_model(dir, plain_template);
+  Engine engine = load(dir.path());
+  const auto run = [&](const char* schema, int64_t max_new_tokens) {
+    GenerationRequest r;
+    r.prompt = engine.tokenizer().encode("tell me", false);
+    r.config = engine.default_config();
+    r.config.max_new_tokens = max_new_tokens;
+    r.constraint = std::make_shared<GrammarConstraint>(json_schema_grammar(parse_json(schema, "schema")), engine.token_table(), r.config.eos_token_id);
+    return engine.scheduler().run(r);
+  };
+  const GenerationResult whole = run(R"({"properties":{"a":{"type":"string","maxLength":6},"b":{"type":"boolean"}},"required":["a","b"]})", 200);
+  CHECK(whole.reason == FinishReason::stop);
+  const Json answer = parse_json(whole.text, "answer");
+  CHECK(answer["a"].is_string());
+  CHECK(answer["b"].is_boolean());
+  CHECK(run(R"({"const":"abcdef"})", 4).reason == FinishReason::length);
+  CHECK(run(R"({"const":"abcdef"})", 9).text.find("\"abcdef\"") != std::string::npos);
+  // This vocabulary is ASCII.
+  const GenerationResult stuck = run(R"({"const":"é"})", 20);
+  CHECK(stuck.reason == FinishReason::error);
+  CHECK(stuck.error.find("the vocabulary has none") != std::string::npos);
 }
 
 TEST_CASE("a model without tokenizer or template says so when they are needed") {

@@ -9,7 +9,8 @@
 namespace engine::cli {
 
 GenerationResult generate_answer(Engine& engine, std::vector<int32_t> prompt, const GenerationConfig& config, uint64_t stream,
-                                 const InterruptGuard& guard, bool quiet, const std::function<void(std::string_view)>& show) {
+                                 const InterruptGuard& guard, bool quiet, const std::function<void(std::string_view)>& show,
+                                 std::shared_ptr<TokenConstraint> constraint) {
   Progress bar("reading the prompt", quiet);
   std::exception_ptr failure;
   GenerationRequest request;
@@ -17,6 +18,7 @@ GenerationResult generate_answer(Engine& engine, std::vector<int32_t> prompt, co
   request.config = config;
   request.stream = stream;
   request.cancel = guard.flag();
+  request.constraint = std::move(constraint);
   request.on_prefill = [&bar](int64_t done, int64_t total) {
     done < total ? bar.update(static_cast<uint64_t>(done), static_cast<uint64_t>(total)) : bar.clear();
   };

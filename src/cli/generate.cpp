@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/load.h"
 #include "cli/messages.h"
+#include "runtime/json_schema.h"
 
 namespace engine::cli {
 namespace {
@@ -17,6 +18,9 @@ struct Prompt {
 void check_combination(const Options& options) {
   if (options.prompt && !options.messages.empty()) throw UsageError("-p and --messages: expected one of them, got both");
   if (options.raw && !options.messages.empty()) throw UsageError("--raw: takes a text (-p), not --messages");
+  if (options.json_schema == "-" && (options.messages == "-" || (!options.prompt && options.messages.empty()))) {
+    throw UsageError("--json-schema: stdin is read for the prompt already");
+  }
   if (options.raw && options.system_prompt) throw UsageError("--raw: a --system-prompt needs the chat template");
   if (options.raw && !options.chat_template.empty()) throw UsageError("--raw: does without the chat template, so --chat-template has no effect");
   if (!options.prompt && options.messages.empty() && terminal().stdin_tty) {
@@ -46,6 +50,17 @@ Prompt read_prompt(const Options& options) {
   }
   prompt.continued = prompt.messages.back()["role"] == "assistant";
   return prompt;
+}
+
+/// Null: any answer will do.
+std::shared_ptr<const Grammar> read_schema(const Options& options) {
+  if (options.json_schema.empty()) return nullptr;
+  const Json schema = read_json_argument(options.json_schema);
+  try {
+    return json_schema_grammar(schema);
+  } catch (const Error& error) {
+    throw Error("--json-schema: " + error.message);
+  }
 }
 
 std::vector<int32_t> encode_prompt(const Engine& engine, const Prompt& prompt, const Options& options) {
@@ -102,10 +117,13 @@ std::string json_answer(Engine& engine, const Prompt& prompt, const GenerationRe
 int run_generate(const Options& options) {
   check_combination(options);
   const Prompt prompt = read_prompt(options);
+  const std::shared_ptr<const Grammar> grammar = read_schema(options);
   const std::unique_ptr<Engine> engine = load_engine(options);
   engine->tokenizer();  // says so if there is none
   const GenerationConfig config = make_config(*engine, options);
   std::vector<int32_t> ids = encode_prompt(*engine, prompt, options);
+  std::shared_ptr<TokenConstraint> constraint;
+  if (grammar != nullptr) constraint = std::make_shared<GrammarConstraint>(grammar, engine->token_table(), config.eos_token_id);
 
   const bool to_terminal = terminal().stdout_tty;
   const bool stream = options.stream || (to_terminal && !options.json);
@@ -114,7 +132,7 @@ int run_generate(const Options& options) {
   const GenerationResult result = generate_answer(*engine, std::move(ids), config, 0, guard, options.quiet, [&](std::string_view text) {
     if (stream && options.json) write_stdout(dump_json(Json{{"delta", text}}) + "\n");
     else if (stream) write_stdout(safe(text));
-  });
+  }, constraint);
 
   if (options.json) write_stdout(json_answer(*engine, prompt, result));
   else write_stdout((stream ? "" : safe(result.text)) + "\n");

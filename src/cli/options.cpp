@@ -218,6 +218,7 @@ const Row rows[] = {
     {"--messages", nullptr, "FILE", in_generate, "a JSON list of {\"role\", \"content\"}; '-': stdin", set_path<&Options::messages>},
     {"--raw", nullptr, nullptr, in_generate, "the prompt goes to the model as it is, without the chat template; control tokens in it count",
      set_flag<&Options::raw>},
+    {"--json-schema", nullptr, "FILE", in_generate, "the answer is JSON as this JSON Schema describes it; '-': stdin", set_path<&Options::json_schema>},
     {"--stream", nullptr, nullptr, in_generate, "write the answer as it comes (always so on a terminal)", set_flag<&Options::stream>},
     {"--load", nullptr, "FILE", in_chat, "go on with a chat that !save wrote", set_path<&Options::load>},
     {"--system-prompt", nullptr, "TEXT", generating, "what the model is told before the conversation", set_text<&Options::system_prompt>},

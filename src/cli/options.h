@@ -54,6 +54,7 @@ struct Options {
   std::string load;                    // chat
   std::optional<std::string> prompt;   // generate -p
   std::string messages;                // generate --messages
+  std::string json_schema;             // generate --json-schema
   bool raw = false, json = false, stream = false;
   int64_t stride = 0;                  // perplexity
   std::string against;

@@ -54,6 +54,7 @@ class Usage(Case):
             (["generate", tiny, "-p", "x", "--kv-dtype", "int7"], "--kv-dtype", "'int7'"),
             (["generate", tiny, "-p", "x", "--isa", "sse9"], "--isa", "'sse9'"),
             (["generate", tiny, "-p", "x", "--messages", "m.json"], "-p and --messages"),
+            (["generate", tiny, "--messages", "-", "--json-schema", "-"], "--json-schema"),
             (["generate", tiny, "-p", "x", "--raw", "--system-prompt", "y"], "--raw"),
             (["generate", tiny, "-p", "x", "temprature=1"], "temprature", "temperature"),
             (["generate", tiny, "-p", "x", "temperature=nan"], "temperature", "nan"),
@@ -143,6 +144,19 @@ class Generate(Case):
         self.assertEqual(set(answer["timings"]), {"load_s", "prefill_s", "decode_s", "prefill_tok_s", "decode_tok_s"})
         cut = self.json(engine("generate", model(), "-p", "Hello", "--json", "max_new_tokens=4"))
         self.assertEqual((cut["text"], cut["finish_reason"]), ("ABCD", "length"))
+
+    def test_json_schema(self):
+        schema = {"type": "object", "properties": {"letters": {"enum": ["ABC", "XYZ"]}, "more": {"type": "boolean"}}, "required": ["letters", "more"]}
+        path = write_file("schema.json", json.dumps(schema))
+        answer = self.json(engine("generate", model(), "-p", "Hello", "--json", "--json-schema", path))
+        value = json.loads(answer["text"])
+        self.assertIn(value["letters"], ["ABC", "XYZ"])
+        self.assertIsInstance(value["more"], bool)
+        self.assertEqual(answer["finish_reason"], "stop")
+        from_stdin = self.json(engine("generate", model(), "-p", "Hello", "--json", "--json-schema", "-", stdin=json.dumps(schema)))
+        self.assertEqual(from_stdin["token_ids"], answer["token_ids"])
+        path = write_file("schema.json", '{"pattern": "x"}')
+        self.fails(engine("generate", model(), "-p", "Hello", "--json-schema", path), 1, "--json-schema: schema: keyword 'pattern' is not supported")
 
     def test_messages(self):
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
