@@ -393,7 +393,9 @@ struct Scheduler::Impl {
     unmasked.assign(logits.begin(), logits.end());
     int32_t token = s.sampler.sample(logits, s.tokens);
     if (!constraint->allows(token)) {
-      if (constraint->mask(unmasked) == 0) throw Error("constraint: expected a token that the answer's form allows, the vocabulary has none");
+      if (constraint->mask(unmasked) == 0) {
+        throw Error("constraint: expected a token that the answer's form allows, the vocabulary has none, or the form has too many ways to go on");
+      }
       token = s.sampler.sample(unmasked, s.tokens);
       // Settings that force a token (an end at the last place) know nothing of the form.
       if (!constraint->allows(token)) throw Error("constraint: expected a token that the answer's form allows, got one that the settings force");
