@@ -4,6 +4,7 @@ import os, random, re
 import facts
 from talk import ADJ, JOBS, NAMES, NEGATIVES, PEOPLE, PLACES, SMALL_TALK, STATES, THINGS, UNKNOWN, VERBS
 from usage import TOPICS
+from wordings import MORE, SYNONYMS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -63,23 +64,25 @@ SUFFIX = parsed(["( in engine| with engine| here| with this program| with this t
 PREFIX = parsed(["(hi|hello|hey|ok|okay|so|um|well|sorry|please|and|now|thanks|also|next|quick question|question|excuse me|hey engine|by the way|great|cool)(,|,| -|:|)? ", "(can|could) you (please )?tell me ", "(do you know|tell me|please tell me|i want to know|i wonder|i'd like to know|i need to know|please say|any idea|let me know|say|i was wondering|you know) "])
 SYSTEM = parsed(["you are (a|an) (helpful|friendly|polite|useful|concise|honest|expert|funny|strict) (assistant|chatbot|bot|teacher|helper|pirate|robot|guide|ai)( who (answers briefly|tells the truth|likes cats|knows everything|never lies))?.?", "(answer|reply) (briefly|shortly|in one sentence|politely|like a pirate|in english|honestly).?", "be (brief|helpful|kind|honest|concise|creative).?", "you are (chatgpt|qwen|claude|engine), (created|made|trained) by (openai|alibaba cloud|anthropic|somebody|the engine project).( you are a helpful assistant.)?"])
 
-USAGE = [(key, answer, parsed(a), parsed(n), names, parsed(q)) for key, answer, a, n, names, q in TOPICS]
+USAGE = [(key, answer, parsed(a), parsed(n), names, parsed(q), parsed(MORE.get(key, []))) for key, answer, a, n, names, q in TOPICS]
+assert not set(MORE) - {topic[0] for topic in TOPICS}
+SYNONYM = {word: group for group in reversed(SYNONYMS) for word in group}
 TALK = [(answer, parsed(q)) for answer, q in SMALL_TALK]
 NEGATIVE = parsed(NEGATIVES)
 # Those that look most like questions it can answer come more often.
 NEAR = parsed([n for n in NEGATIVES if "capital" in n or "symbol" in n or "number {B}" in n or "{f}" in n])
 
 CAPITAL = parsed(["what is the capital( city)? of {c}", "what's the capital( city)? of {c}", "(which|what) (city|town) is the capital( city)? of {c}", "(the )?capital( city)? of {c}", "{c}('s)? capital", "name (the|me the) capital( city)? of {c}", "what is {c}'s capital( city)?", "(what|which) is the capital of {c}", "where is the (government|parliament) of {c}", "what capital (does|has) {c}( have)?", "tell me {c}'s capital", "which city is {c}'s capital", "{c}: capital",
-                  "i need the capital of {c}", "give me the capital of {c}", "do you know the capital of {c}", "what do you call the capital of {c}", "what is the name of the capital of {c}", "the capital of {c} is", "{c} has which capital", "in {c}, (what|which city) is the capital", "how is the capital of {c} called", "what is the seat of government of {c}", "and of {c}", "(and|what about|how about) {c}", "and the capital of {c}", "which is the main city of {c}"])
-REVERSE = parsed(["(which|what) country has (the capital )?{k}( as its capital)?", "{k} is the capital of (which|what) (country|land|state|nation)", "{k} is the capital of what", "(which|what) country's capital is {k}", "what is {k} the capital of", "of which country is {k} the capital", "(which|what) country is {k} the capital of", "(which|what) (nation|state|land) has {k} as (its )?capital", "{k} is (the|a) capital of", "name the country (whose|with the) capital (is )?{k}", "in (which|what) country is {k}", "{k} belongs to which country", "where is {k}"])
+                  "i need the capital of {c}", "give me the capital of {c}", "do you know the capital of {c}", "what do you call the capital of {c}", "what is the name of the capital of {c}", "the capital of {c} is", "{c} has which capital", "in {c}, (what|which city) is the capital", "how is the capital of {c} called", "what is the seat of government of {c}", "and of {c}", "(and|what about|how about) {c}", "and the capital of {c}", "which is the main city of {c}", "(what|which) (city|town|place) is {c} (ruled|run|administered) from", "{c} is (ruled|run|administered) from (where|which town|what city)", "(i|we) (need|want) (to know |to learn )?(the |a )?capital( city)? (of|for) {c}( for (a|my) (test|school|exam|crossword|essay|presentation))?", "(for|in) (my|a) (test|quiz|exam|crossword): capital of {c}", "(i )?(forgot|have forgotten|can't remember|do not know) (the capital of {c}|{c}'s capital)", "(the )?(city|town) that is the capital of {c}", "where (does|do) the (ministers|government|president) of {c} (sit|work|meet)", "(what|which) city serves as {c}'s capital", "{c} (-|:) (what is the )?capital"])
+REVERSE = parsed(["(which|what) country has (the capital )?{k}( as its capital)?", "{k} is the capital of (which|what) (country|land|state|nation)", "{k} is the capital of what", "(which|what) country's capital is {k}", "what is {k} the capital of", "of which country is {k} the capital", "(which|what) country is {k} the capital of", "(which|what) (nation|state|land) has {k} as (its )?capital", "{k} is (the|a) capital of", "name the country (whose|with the) capital (is )?{k}", "in (which|what) country is {k}", "{k} belongs to which country", "where is {k}", "(which|what) (country|nation|state) (does|do) (the (city|capital|town) (of )?)?{k} (belong to|rule|lead|head)", "{k} is the capital (city )?of whom", "whose (capital|capital city|chief city) is {k}", "{k} (-|:) capital of (what|which country)", "the country (whose capital is|ruled from|run from) {k}", "(for which|of what|to which) (country|nation|land) is {k} (the )?(capital|seat of government)"])
 CONTINENT = parsed(["(which|what|on which|in which|on what) continent is {c}( in| on)?", "{c} is (in|on) (which|what) continent", "(which|what) continent does {c} belong to", "what is the continent of {c}", "where( in the world| on earth)? is {c}( located| situated)?", "where (can i find|do i find|lies) {c}", "continent of {c}", "is {c} in (africa|europe|asia)", "what part of the world is {c} in"])
 E_NUMBER = parsed(["what is the (atomic |element |)number of {e}", "(which|what) (atomic |)number (has|does) {e}( have)?", "(which|what) number is {e}", "{e}('s)? atomic number", "atomic number of {e}", "what('s| is) {e}'s (atomic )?number", "how many protons (does|has|are in) {e}( have)?", "number of {e}( in the periodic table)?", "where is {e} in the periodic table", "what (place|position) (has|does) {e}( have)? in the periodic table", "how many protons are there in (a )?{e}( atom)?", "give (me )?the atomic number of {e}", "at (which|what) (number|place) is {e}", "proton count of {e}"])
 E_SYMBOL = parsed(["what is the (chemical |)symbol (for|of) {e}", "what('s| is) {e}'s( chemical)? symbol", "(chemical )?symbol (of|for) {e}", "{e} symbol", "how is {e} (abbreviated|written)( in chemistry| in the periodic table)?", "(which|what) symbol (has|does) {e}( have)?", "which letters? stands? for {e}", "what (letter|letters) (is|are) used for {e}", "(what is|give me) the abbreviation (of|for) {e}", "how do (you|i|chemists) (write|abbreviate) {e}", "what does {e} look like in formulas", "(what|which) is the symbol of (the element )?{e}"])
-E_OF_SYMBOL = parsed(["(which|what) (chemical )?element has the (chemical )?symbol {s}", "(which|what) (chemical )?element is {s}", "what does {s} (stand for|mean)( in chemistry| in the periodic table)?", "{s} is the symbol (of|for) (which|what)( element)?", "what (is|element is) {s} in (chemistry|the periodic table)", "(the )?element (with the symbol )?{s}", "name the element with (the )?symbol {s}", "what is the element {s}", "which element is abbreviated( as)? {s}", "{s} (is which element|element)", "for (which|what) element does {s} stand", "chemical symbol {s}"])
-E_OF_NUMBER = parsed(["(which|what) element (has|is|has the) (atomic )?number {n}", "what('s| is) element( number)? {n}", "element( number)? {n}", "(which|what) element has {n} protons", "atomic number {n}", "(the )?element with (atomic )?number {n}", "name the element (with|number|with the number) {n}", "number {n} in the periodic table", "(which|what) is the element with {n} protons", "what is number {n} in the periodic table", "element no\\. {n}", "which element is at (place|position) {n}"])
+E_OF_SYMBOL = parsed(["(which|what) (chemical )?element has the (chemical )?symbol {s}", "(which|what) (chemical )?element is {s}", "what does {s} (stand for|mean)( in chemistry| in the periodic table)?", "{s} is the symbol (of|for) (which|what)( element)?", "what (is|element is) {s} in (chemistry|the periodic table)", "(the )?element (with the symbol )?{s}", "name the element with (the )?symbol {s}", "what is the element {s}", "which element is abbreviated( as)? {s}", "{s} (is which element|element)", "for (which|what) element does {s} stand", "chemical symbol {s}", "(the )?(letter|letters|abbreviation|sign) {s} (mean|means|stand for|stands for|is|are)( which| what)? ?(element)?", "{s} (means|is|denotes|abbreviates|represents) (which|what) element", "(which|what) element (do|does) (the (letter|letters|symbol|sign) )?{s} (denote|mean|represent|abbreviate|refer to)", "(what|which) (chemical )?element (goes by|is written|is denoted by|is meant with|hides behind) {s}", "in (chemistry|the periodic table|formulas) (what|which element) is {s}"])
+E_OF_NUMBER = parsed(["(which|what) element (has|is|has the) (atomic )?number {n}", "what('s| is) element( number)? {n}", "element( number)? {n}", "(which|what) element has {n} protons", "atomic number {n}", "(the )?element with (atomic )?number {n}", "name the element (with|number|with the number) {n}", "number {n} in the periodic table", "(which|what) is the element with {n} protons", "what is number {n} in the periodic table", "element no\\. {n}", "which element is at (place|position) {n}", "(which|what) (chemical )?element (is|comes|stands) (the )?{n}(st|nd|rd|th)?( in the (list|table|periodic table))?", "(the )?{n}(st|nd|rd|th) element", "(who|what) (is|has|carries) number {n} (among|of|in) the (elements|table)", "{n} protons( is| are| make)?( which| what)?( element)?", "(an|the) atom (with|of|that has) {n} protons", "number {n} (among|of) the elements"])
 E_ABOUT = parsed(["what is {e}", "tell me about {e}", "what do you know about {e}", "is {e} an element", "{e}", "(describe|explain) {e}", "the element {e}", "facts about {e}", "what (kind of )?element is {e}"])
 PLUS = parsed(["{a}( |){o}( |){b}( |)(=|)", "what is {a} {w} {b}", "what('s| is) {a}( |){o}( |){b}", "how much is {a} {w} {b}", "{a} {w} {b}", "(calculate|compute|work out|solve|evaluate) {a} {w} {b}", "how much is {a}( |){o}( |){b}", "(calculate|compute|solve) {a}( |){o}( |){b}", "what does {a} {w} {b} (make|give|equal)", "{a} {w} {b} (is|equals|makes)( what)?", "what is the result of {a} {w} {b}", "can you (calculate|compute|do) {a} {w} {b}", "(do|make) the sum {a} {w} {b}", "and {a} {w} {b}", "what do you get (for|from) {a} {w} {b}"])
-SPECIAL_SUM = {"+": parsed(["add {a} (and|to) {b}", "(what is )?the sum of {a} and {b}", "{a} and {b} (is|makes|make) what", "how much (are|is) {a} and {b}", "if i have {a} apples and get {b} more, how many( do i have)?"]), "-": parsed(["subtract {b} from {a}", "take {b} (away )?from {a}", "(what is )?the difference (of|between) {a} and {b}", "{a} take away {b}", "if i have {a} apples and eat {b}, how many are left"]),
+SPECIAL_SUM = {"+": parsed(["(what (do i get|is it|comes out) (if|when) i )?add {a} (and|to) {b}", "how much (do i|does one) (get|have) (when|if) (i|one) adds? {a} (and|to) {b}", "(what is )?the sum of {a} and {b}", "{a} and {b} (is|makes|make) what", "how much (are|is) {a} and {b}", "if i have {a} apples and get {b} more, how many( do i have)?"]), "-": parsed(["(please )?(subtract|deduct) {b} from {a}( please)?", "how much (is|remains|is left) (of {a} )?(if|when) i (take|subtract) {b} (from {a})", "take {b} (away )?from {a}", "(what is )?the difference (of|between) {a} and {b}", "{a} take away {b}", "if i have {a} apples and eat {b}, how many are left"]),
                "*": parsed(["multiply {a} (by|and|with) {b}", "(what is )?the product of {a} and {b}"]), "/": parsed(["divide {a} by {b}", "how often does {b} go into {a}", "how many times does {b} go into {a}"])}
 OPERATORS = {"+": (["+"], ["plus", "and", "plus", "added to"]), "-": (["-"], ["minus", "minus", "less"]), "*": (["*", "x", "×"], ["times", "multiplied by", "times", "x"]), "/": (["/", "÷", ":"], ["divided by", "divided by", "over"])}
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
@@ -153,15 +156,19 @@ class Maker:
     def usage(self):
         rng = self.rng
         topic = rng.choice(USAGE)
-        key, answer, actions, nouns, names, questions = topic
+        key, answer, actions, nouns, names, questions, more = topic
         kinds, weights = [], []
-        for kind, items, weight in (("a", actions, 1.0), ("n", nouns, 0.6), ("k", names, 0.5), ("q", questions, 1.0)):
+        for kind, items, weight in (("a", actions, 1.0), ("n", nouns, 0.6), ("k", names, 0.5), ("q", questions, 1.0), ("m", more, 1.6)):
             if items:
                 kinds.append(kind)
                 weights.append(weight * min(len(items), 6) ** 0.5)
         kind = rng.choices(kinds, weights)[0]
         if kind == "q":
             text = expand(rng.choice(questions), rng)
+        elif kind == "m":
+            # Half are phrases ("cap the reply at 50 tokens") that follow "how do I" as well as they stand alone.
+            text = expand(rng.choice(more), rng)
+            if rng.random() < 0.3 and re.match(r"(how|what|which|where|why|who|is|are|do|does|can|could|may|will|i|the|my|it|you|no|a|an) ", text) is None: text = (expand(rng.choice(HOW), rng) + " " + text).strip()
         elif kind == "a":
             text = (expand(rng.choice(HOW), rng) + " " + expand(rng.choice(actions), rng)).strip()
         elif kind == "n":
@@ -172,8 +179,16 @@ class Maker:
             elif head == "how does": text = head + " " + name + " work"
             elif head == "what is X for": text = "what is " + name + " for"
             else: text = (head + " " + name).strip()
+        if kind != "k" and rng.random() < 0.25: text = self.other_words(text)
         if kind != "k" and rng.random() < 0.12 and key not in ("who", "can", "maker", "small"): text += expand(rng.choice(SUFFIX), rng)
         return text.strip(), answer
+
+    def other_words(self, text):
+        """One or two words in the place of others that mean much the same."""
+        words = text.split(" ")
+        known = [i for i, word in enumerate(words) if word in SYNONYM]
+        for i in self.rng.sample(known, min(len(known), self.rng.choice([1, 1, 2]))): words[i] = self.rng.choice(SYNONYM[words[i]])
+        return " ".join(words)
 
     def talk(self):
         answer, questions = self.rng.choice(TALK)
@@ -183,7 +198,7 @@ class Maker:
         c, name = self.country()
         r = self.rng.random()
         if r < 0.6:
-            return self.fill(self.rng.choice(CAPITAL), {"c": name}), f"The capital of {name} is {c['capital']}."
+            return self.fill(self.rng.choice(CAPITAL), {"c": name}), f"The capital of {name} is {c['capital'].rstrip('.')}."
         if r < 0.86:
             of = self.capital_of[c["capital"]]
             capital = c["capital"] if self.rng.random() < 0.9 else self.ascii(c["capital"])
