@@ -43,7 +43,7 @@ double DraftPolicy::step_seconds(int64_t n_tokens) const {
 int DraftPolicy::choose(int n_sequences) {
   int best = 0;
   double best_speed = 0, tokens = 1, chance = 1;
-  for (int n = 0; n <= max_tokens_; ++n) {
+  for (int n = 0; n <= std::min(limit_, max_tokens_); ++n) {
     // n guesses give one token, and one more for each guess that stands with all before it.
     if (n > 0) tokens += chance *= acceptance_;
     const double seconds = step_seconds(int64_t{n_sequences} * (n + 1)) + n * draft_s_;
@@ -53,7 +53,7 @@ int DraftPolicy::choose(int n_sequences) {
   n_idle_ = best > 0 ? 0 : n_idle_ + 1;
   if (n_idle_ < idle_steps) return best;
   n_idle_ = 0;
-  return std::min(tried_again, max_tokens_);
+  return std::min({tried_again, limit_, max_tokens_});
 }
 
 void DraftPolicy::drafted(double seconds) { blend(&draft_s_, seconds); }
@@ -61,6 +61,7 @@ void DraftPolicy::drafted(double seconds) { blend(&draft_s_, seconds); }
 void DraftPolicy::verified(int64_t n_tokens, double seconds) { blend(&step_s_[std::min<int64_t>(n_tokens, n_known - 1)], seconds); }
 
 void DraftPolicy::judged(int n_guessed, int n_accepted) {
+  limit_ = n_accepted == n_guessed ? std::min(2 * limit_, max_tokens_) : n_accepted + 1;
   // Guesses after the first wrong one say nothing.
   const int n_judged = std::min(n_guessed, n_accepted + 1);
   for (int i = 0; i < n_judged; ++i) acceptance_ += forget / 2 * ((i < n_accepted ? 1.0 : 0.0) - acceptance_);

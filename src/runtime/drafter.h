@@ -34,6 +34,7 @@ class DraftPolicy {
   static constexpr int n_known = 65;  // steps of more tokens count as the last
   int max_tokens_;
   double acceptance_ = 0.7;  // the chance that one guess stands
+  int limit_ = 2;            // doubled when all guesses stood, so that a poor draft model costs little before it is found out
   double draft_s_ = 0;       // of a round; 0: not known yet
   double step_s_[n_known] = {};
   int n_idle_ = 0;           // steps without guesses in a row
