@@ -21,6 +21,10 @@ namespace {
 //
 #include "kernels/matmul.inl"
 //
+#include "kernels/formats.inl"
+//
+#include "kernels/packing.inl"
+//
 #include "kernels/quantized.inl"
 //
 #include "kernels/mxfp4.inl"

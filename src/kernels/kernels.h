@@ -17,7 +17,7 @@ namespace engine::kernels {
 
 /// Weight formats; a row of the table's `matmul` each.
 ///   f32, bf16, f16  lie in memory as in the file (row-major), so that mapped files are used in place; float32 activations
-///   i8, i4          packed in blocks of pack_rows rows (see quantized.inl); value = q * scale with one float16 scale for a group of
+///   i8, i4          packed in blocks of pack_rows rows (see formats.inl); value = q * scale with one float16 scale for a group of
 ///                   columns, q in [-128, 127] or [-8, 7]; activations quantized to int8 by quantize_act
 ///   mxfp4, mxfp4_i8 the OCP Microscaling format MXFP4 in the same blocks: value = e2m1[q] * 2^(scale - 127), q in [0, 15], a scale (e8m0) for
 ///                   32 columns. The same bytes twice: with float32 activations, and with quantized ones. n_cols is a multiple of 32

@@ -1,4 +1,4 @@
-// MXFP4 weights with float32 activations: y = x * w^T with nothing rounded but the sums. The blocks are those of quantized.inl.
+// MXFP4 weights with float32 activations: y = x * w^T with nothing rounded but the sums. The blocks are those of formats.inl.
 // Included inside the anonymous namespace of isa.cpp.
 //
 // Every output is a sum over groups of 32 columns in order: sum = fma(the group's sum, scale, sum), and the group's sum is one chain over its

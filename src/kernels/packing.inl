@@ -1,0 +1,294 @@
+// Quantized weights and activations: packing, quantizing, unpacking a row. Included inside the anonymous namespace of isa.cpp.
+
+// --- packing --------------------------------------------------------------------------------------------------------------------
+
+constexpr int64_t span_scale_bytes = 64;
+
+/// Where things lie in a block.
+template <class W>
+struct BlockLayout {
+  static constexpr int64_t scale_bytes = pack_rows * sizeof(typename W::Scale::Element), span_scales = span_scale_bytes / scale_bytes;
+  int64_t n_groups;       // of act_group columns
+  int64_t span_groups;    // of these in a span: 2, 4 or 8
+  KERNEL_INLINE BlockLayout(int64_t n_cols, int group) : n_groups(n_act_groups(n_cols)), span_groups(span_scales * group / act_group) {}
+  KERNEL_INLINE int64_t bytes() const {
+    return (n_groups + span_groups - 1) / span_groups * span_scale_bytes + n_groups * W::group_bytes;
+  }
+  KERNEL_INLINE int64_t span(int64_t g) const {
+    return g / span_groups * (span_scale_bytes + span_groups * W::group_bytes);
+  }
+  /// The 16 scales of group g of the block.
+  KERNEL_INLINE int64_t scales(int64_t g) const { return span(g) + g % span_groups / (span_groups / span_scales) * scale_bytes; }
+  KERNEL_INLINE int64_t data(int64_t g) const { return span(g) + span_scale_bytes + g % span_groups * W::group_bytes; }
+};
+
+KERNEL_ENTRY size_t packed_block_bytes(Format format, int64_t n_cols, int group) {
+  if (is_mxfp4(format)) return static_cast<size_t>(BlockLayout<Mxfp4Weights>(n_cols, group).bytes());
+  return static_cast<size_t>(format == Format::i8 ? BlockLayout<Int8Weights>(n_cols, group).bytes() : BlockLayout<Int4Weights>(n_cols, group).bytes());
+}
+
+template <class W>
+KERNEL_INLINE void pack_block_as(int group, const int8_t* q, const uint16_t* scales, int n_rows, int64_t n_cols, uint8_t* block) {
+  const BlockLayout<W> layout(n_cols, group);
+  const int64_t n_scale_groups = (n_cols + group - 1) / group;
+  const int8_t zeros[act_group] = {};
+  for (int64_t g = 0; g < layout.n_groups; ++g) {
+    uint8_t* data = block + layout.data(g);
+    const int64_t c = g * act_group, n = min(act_group, n_cols - c);
+    if (g % layout.span_groups == 0) __builtin_memset(block + layout.span(g), 0, span_scale_bytes);
+    for (int r = 0; r < n_rows; ++r) {
+      const auto scale = static_cast<typename W::Scale::Element>(scales[r * n_scale_groups + c / group]);
+      __builtin_memcpy(block + layout.scales(g) + r * static_cast<int64_t>(sizeof scale), &scale, sizeof scale);
+      const int8_t* columns = q + r * n_cols + c;
+      int8_t padded[act_group] = {};
+      if (n < act_group) {
+        __builtin_memcpy(padded, columns, static_cast<size_t>(n));
+        columns = padded;
+      }
+      W::put(data, r, columns);
+    }
+    // Rows that are not there: the stored form of zero. Columns past the end are zeros through `padded`.
+    for (int r = n_rows; r < pack_rows; ++r) W::put(data, r, zeros);
+  }
+}
+
+KERNEL_ENTRY void pack_block(Format format, int group, const int8_t* q, const uint16_t* scales, int n_rows, int64_t n_cols,
+                             std::byte* block) {
+  auto* to = reinterpret_cast<uint8_t*>(block);
+  if (is_mxfp4(format)) pack_block_as<Mxfp4Weights>(group, q, scales, n_rows, n_cols, to);
+  else if (format == Format::i8) pack_block_as<Int8Weights>(group, q, scales, n_rows, n_cols, to);
+  else pack_block_as<Int4Weights>(group, q, scales, n_rows, n_cols, to);
+}
+
+/// A finite float16 as float: the bits moved into place, the exponent rebased by a multiplication.
+KERNEL_INLINE float half_to_float(uint16_t h) {
+  const uint32_t bits = static_cast<uint32_t>(h & 0x7fffu) << 13;
+  float magnitude;
+  __builtin_memcpy(&magnitude, &bits, 4);
+  magnitude *= 0x1p112f;
+  return (h & 0x8000u) != 0 ? -magnitude : magnitude;
+}
+
+KERNEL_INLINE float scale_to_float(uint16_t h) { return half_to_float(h); }
+KERNEL_INLINE float scale_to_float(uint8_t e) {  // as E8m0
+  const uint32_t bits = e == 0 ? 0x00400000u : static_cast<uint32_t>(e) << 23;
+  float scale;
+  __builtin_memcpy(&scale, &bits, 4);
+  return 0.5f * scale;
+}
+
+template <class W>
+KERNEL_INLINE void unpack_row(const Matrix& w, int64_t row, float* out) {
+  const BlockLayout<W> layout(w.n_cols, w.group);
+  const auto* block = static_cast<const uint8_t*>(w.data) + row / pack_rows * layout.bytes();
+  const int r = static_cast<int>(row % pack_rows);
+  for (int64_t g = 0; g < layout.n_groups; ++g) {
+    using Stored = typename W::Scale::Element;
+    const float scale = scale_to_float(load_as<Stored>(block + layout.scales(g) + r * static_cast<int64_t>(sizeof(Stored))));
+    const uint8_t* from = block + layout.data(g);
+    const int64_t n = min(act_group, w.n_cols - g * act_group);
+    for (int c = 0; c < n; ++c) out[g * act_group + c] = scale * static_cast<float>(W::get(from, r, c));
+  }
+}
+
+// --- quantizing -----------------------------------------------------------------------------------------------------------------
+
+// Quantizing works on vectors of a fixed 16 floats, whatever the lanes, without fused operations: the same bits on every level.
+
+constexpr int wide_parts = 16 / lanes;
+constexpr int max_group = 128;
+
+/// x to the nearest integer, halves to even, inside [low, high].
+KERNEL_INLINE F round_clamped(F x, F low, F high) {
+  const F magic(12582912.0f);  // 1.5 * 2^23: the adder rounds
+  return (min(max(x, low), high) + magic) - magic;
+}
+
+/// n (at most max_group) floats with zeros behind, up to a multiple of 16; returns that.
+KERNEL_INLINE int64_t padded_copy(const float* x, int64_t n, float* out) {
+  const int64_t padded = round_up(n, 16);
+  __builtin_memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+  for (int64_t i = n; i < padded; ++i) out[i] = 0;
+  return padded;
+}
+
+KERNEL_INLINE float largest_magnitude(const float* x, int64_t n) {
+  F largest(0.0f);
+  for (int64_t i = 0; i < n; i += lanes) largest = max(largest, abs(load(x + i)));
+  return max_lanes(largest);
+}
+
+/// Integers inside int8's range into bytes.
+KERNEL_INLINE void store_bytes(int8_t* to, Ints v) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)v));
+#else
+  typedef int8_t Narrow __attribute__((vector_size(lanes)));
+  const Narrow bytes = __builtin_convertvector(v, Narrow);
+  __builtin_memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
+/// q = x / scale rounded, into bytes.
+KERNEL_INLINE void round_to_bytes(const float* x, int64_t n, float inverse, float low, float high, int8_t* q) {
+  for (int64_t i = 0; i < n; i += lanes) {
+    const Floats rounded = raw(round_clamped(load(x + i) * F(inverse), F(low), F(high)));
+    store_bytes(q + i, __builtin_convertvector(rounded, Ints));
+  }
+}
+
+KERNEL_INLINE uint16_t float_to_half(float x) {
+  uint32_t u;
+  __builtin_memcpy(&u, &x, 4);
+  const uint16_t sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
+  const uint32_t magnitude = u & 0x7fffffffu;
+  if (magnitude >= 0x477ff000u) return sign | 0x7bffu;  // the largest finite one: a scale must stay finite
+  if (magnitude < 0x38800000u) {
+    float shifted;
+    __builtin_memcpy(&shifted, &magnitude, 4);
+    shifted += 0.5f;
+    __builtin_memcpy(&u, &shifted, 4);
+    return sign | static_cast<uint16_t>(u - 0x3f000000u);
+  }
+  return sign | static_cast<uint16_t>((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13);
+}
+
+/// The sum of 16 floats: the upper half added to the lower, and so on, on every level.
+KERNEL_INLINE float sum_halves(const F (&parts)[wide_parts]) {
+  F sums[wide_parts];
+  for (int v = 0; v < wide_parts; ++v) sums[v] = parts[v];
+  for (int half = wide_parts / 2; half > 0; half /= 2) {
+    for (int v = 0; v < half; ++v) sums[v] = sums[v] + sums[v + half];
+  }
+  Floats sum = raw(sums[0]);
+  Ints order;
+  for (int i = 0; i < lanes; ++i) order[i] = i;
+#pragma GCC unroll 4
+  for (int half = lanes / 2; half > 0; half /= 2) sum += __builtin_shuffle(sum, (order + half) & (lanes - 1));
+  return sum[0];
+}
+
+/// float_to_half and back for numbers that are not negative: the bits in each lane, and what they stand for.
+KERNEL_INLINE F halved(F x, Ints* bits) {
+  const Ints magnitude = (Ints)raw(x);
+  const Ints subnormal = (Ints)raw(x + F(0.5f)) - 0x3f000000;
+  const Ints normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const Ints finite = magnitude < 0x38800000 ? subnormal : normal;
+  *bits = magnitude >= 0x477ff000 ? Ints{} + 0x7bff : finite;
+  return from_raw((Floats)(*bits << 13)) * F(0x1p112f);
+}
+
+/// Sum of squared errors of x (padded) against scale * q; `inverse`: 1 / scale, or 0 for 0.
+KERNEL_INLINE float group_error(const float* x, int64_t n, float scale, float inverse_scale, float low, float high) {
+  const F factor(scale), inverse(inverse_scale);
+  F partial[wide_parts];
+  for (F& p : partial) p = F(0.0f);
+  for (int64_t i = 0; i < n; i += 16) {
+    for (int v = 0; v < wide_parts; ++v) {
+      const F value = load(x + i + v * lanes);
+      const F d = value - factor * round_clamped(value * inverse, F(low), F(high));
+      partial[v] = partial[v] + d * d;
+    }
+  }
+  return sum_halves(partial);
+}
+
+/// The scale of a group, already rounded to float16: for int8 the largest magnitude over 127; for int4 the best of a few shares of the
+/// largest magnitude by squared error, since clipping the largest value a little often serves the others more.
+KERNEL_INLINE uint16_t choose_scale(Format format, const float* x, int64_t n) {
+  const float largest = largest_magnitude(x, n);
+  if (format == Format::i8) return float_to_half(largest / 127);
+  constexpr int n_shares = 12;
+  constexpr float shares[16] = {7.0f, 6.75f, 7.25f, 7.5f, 7.75f, 8.0f, 8.25f, 8.5f, 8.75f, 9.0f, 9.25f, 9.5f, 1.0f, 1.0f, 1.0f, 1.0f};
+  float scales[16], inverses[16];
+  int32_t bits[16];
+  for (int v = 0; v < wide_parts; ++v) {
+    Ints half;
+    const Floats scale = raw(halved(F(largest) / load(shares + v * lanes), &half));
+    store(scales + v * lanes, from_raw(scale));
+    store(inverses + v * lanes, from_raw(scale != 0.0f ? 1.0f / scale : Floats{}));
+    __builtin_memcpy(bits + v * lanes, &half, sizeof half);
+  }
+  int best = 0;
+  float best_error = group_error(x, n, scales[0], inverses[0], -8, 7);
+  for (int i = 1; i < n_shares; ++i) {
+    const float error = group_error(x, n, scales[i], inverses[i], -8, 7);
+    if (error < best_error) {
+      best_error = error;
+      best = i;
+    }
+  }
+  return static_cast<uint16_t>(bits[best]);
+}
+
+KERNEL_ENTRY void quantize_row(Format format, int group, const float* x, int64_t n_cols, int8_t* q, uint16_t* scales) {
+  const float low = format == Format::i8 ? -127 : -8, high = format == Format::i8 ? 127 : 7;
+  for (int64_t begin = 0; begin < n_cols; begin += group) {
+    const int64_t n = min(group, n_cols - begin);
+    float values[max_group];
+    int8_t rounded[max_group];
+    const int64_t padded = padded_copy(x + begin, n, values);
+    const uint16_t half = choose_scale(format, values, padded);
+    const float scale = half_to_float(half);
+    scales[begin / group] = half;
+    round_to_bytes(values, padded, scale != 0 ? 1 / scale : 0.0f, low, high, rounded);
+    __builtin_memcpy(q + begin, rounded, static_cast<size_t>(n));
+  }
+}
+
+// --- activations ----------------------------------------------------------------------------------------------------------------
+
+/// 32 columns of an activation row; a row is these one after another, so that a kernel needs one pointer a token.
+struct ActGroup {
+  int8_t q[act_group];
+  float scale;
+  int32_t correction;  // -8 * sum of q: what weights stored with an offset of 8 add too much, negated
+};
+static_assert(sizeof(ActGroup) == 40);
+
+KERNEL_ENTRY size_t act_bytes(int64_t n_cols) {
+  return static_cast<size_t>(round_up(n_act_groups(n_cols) * static_cast<int64_t>(sizeof(ActGroup)), 64));
+}
+
+KERNEL_INLINE int32_t sum_ints(Ints v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#else
+  int32_t sum = 0;
+  for (int i = 0; i < lanes; ++i) sum += v[i];
+  return sum;
+#endif
+}
+
+KERNEL_INLINE void quantize_group(const float* x, ActGroup* to) {
+  constexpr int n_vectors = act_group / lanes;
+  F values[n_vectors];
+  F largest(0.0f);
+  for (int v = 0; v < n_vectors; ++v) {
+    values[v] = load(x + v * lanes);
+    largest = max(largest, abs(values[v]));
+  }
+  const float most = max_lanes(largest);
+  const F inverse(most > 0 ? 127 / most : 0.0f);
+  Ints sum = {};
+  for (int v = 0; v < n_vectors; ++v) {
+    // As round_clamped: the adder rounds, and the integer is what then stands in the low bits.
+    const F magic(12582912.0f);
+    const F bounded = min(max(values[v] * inverse, F(-127.0f)), F(127.0f));
+    const Ints q = (Ints)raw(bounded + magic) - (Ints)raw(magic);
+    store_bytes(to->q + v * lanes, q);
+    sum += q;
+  }
+  to->scale = most / 127;
+  to->correction = -8 * sum_ints(sum);
+}
+
+KERNEL_ENTRY void quantize_act(const float* x, int64_t begin, int64_t end, int64_t, void* row) {
+  auto* to = static_cast<ActGroup*>(row) + begin / act_group;
+  int64_t c = begin;
+  for (; c + act_group <= end; c += act_group) quantize_group(x + c, to++);
+  if (c >= end) return;
+  float padded[act_group] = {};
+  padded_copy(x + c, end - c, padded);
+  quantize_group(padded, to);
+}
