@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <string>
 
+#include "base/error.h"
+
 namespace engine::test {
 
 extern bool some_suite_skipped;
@@ -24,6 +26,16 @@ inline std::string fixture(const std::string& sub) {
 inline std::string data_file(const std::string& sub) {
   const char* root = std::getenv("ENGINE_TEST_DATA");
   return std::string(root != nullptr ? root : "tests/data") + "/" + sub;
+}
+
+/// What the Error says that `action` throws; empty if it throws none.
+inline std::string message_of(auto&& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.message;
+  }
+  return "";
 }
 
 }  // namespace engine::test

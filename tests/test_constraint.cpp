@@ -15,6 +15,7 @@
 #include "tokenizer_support.h"
 
 using namespace engine;
+using test::message_of;
 using Element = Grammar::Element;
 
 namespace {
@@ -35,15 +36,6 @@ bool matches(const std::shared_ptr<const Grammar>& grammar, std::string_view tex
   CHECK(each == possible);
   if (possible) CHECK(whole.complete() == bytewise.complete());
   return possible && whole.complete();
-}
-
-std::string message_of(auto&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.message;
-  }
-  return "";
 }
 
 struct Row {

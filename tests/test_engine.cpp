@@ -13,6 +13,7 @@
 #include "tiny_engine.h"
 
 using namespace engine;
+using test::message_of;
 
 namespace {
 
@@ -22,15 +23,6 @@ const char* const deaf_template =
     "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}";
 const char* const raising_template =
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}{{ messages[0].content }}";
-
-std::string message_of(auto&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.message;
-  }
-  return "";
-}
 
 /// Sets an environment variable for a scope.
 class Variable {

@@ -12,6 +12,7 @@
 #include "tiny_engine.h"
 
 using namespace engine;
+using test::message_of;
 
 namespace {
 
@@ -47,15 +48,6 @@ SchedulerOptions options(int max_sequences, int max_batch_tokens, bool cache, ui
   o.prefix_cache = cache;
   if (budget_blocks > 0) o.kv_budget_bytes = budget_blocks * KvLayout::of(model->spec(), o.kv_format).block_bytes;
   return o;
-}
-
-std::string message_of(auto&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.message;
-  }
-  return "";
 }
 
 /// What a request gave: its tokens, and a hash of the bits of all logits on the way.

@@ -118,6 +118,7 @@ std::shared_ptr<const Model> load_model(const std::string& directory, const Opti
 MemoryPlan draft_plan(const std::string& directory, const Options& options, int64_t ctx) {
   Options of_draft = options;
   of_draft.adapter.clear();
+  of_draft.draft.clear();
   const std::shared_ptr<const Model> model = load_plan(directory, of_draft);
   of_draft.ctx = std::min(ctx, model->spec().max_positions);
   of_draft.kv_dtype = KvDTypeChoice::automatic;

@@ -8,6 +8,7 @@
 
 #include "cli/load.h"
 #include "model/decoder.h"
+#include "runtime/scheduler.h"
 
 namespace engine::cli {
 namespace {
@@ -74,7 +75,9 @@ MemoryPlan plan_memory(const std::shared_ptr<const Model>& model, const Options&
   plan.kv_bytes_per_position = layout.block_bytes / static_cast<uint64_t>(block);
   plan.kv_bytes = static_cast<uint64_t>((plan.ctx + block - 1) / block) * layout.block_bytes;
   Team team(1);
-  plan.scratch_bytes = Decoder(model, team, 256, std::max(options.parallel, 1)).scratch_bytes();
+  // A draft model's guesses have logits too.
+  const int n_rows = std::max(options.parallel, 1) + (options.draft.empty() ? 0 : SchedulerOptions().max_draft_tokens);
+  plan.scratch_bytes = Decoder(model, team, 256, n_rows).scratch_bytes();
   const uint64_t fixed = plan.weight_bytes + plan.scratch_bytes;
   plan.total_bytes = fixed + plan.kv_bytes;
   plan.available_bytes = options.mem_bytes ? *options.mem_bytes : available_memory();

@@ -77,11 +77,11 @@ Drafter::Drafter(std::shared_ptr<const Model> model, Team& team, const DrafterOp
   options_.context = std::min(options.context, model->spec().max_positions);
 }
 
-std::unique_ptr<Draft> Drafter::begin(const GenerationConfig& config, int64_t n_prompt, uint64_t stream) const {
+std::unique_ptr<Draft> Drafter::begin(const GenerationConfig& config, int64_t n_prompt, uint64_t stream) {
   GenerationConfig own = config;
   own.seed = 0;  // each proposal starts from the sequence's own random state
   try {
-    return std::make_unique<Draft>(Draft{KvSequence(const_cast<KvPool&>(pool_)), Sampler(own, model().spec().vocab_size, n_prompt, stream), {}});
+    return std::make_unique<Draft>(Draft{KvSequence(pool_), Sampler(own, model().spec().vocab_size, n_prompt, stream), {}});
   } catch (const Error&) {
     return nullptr;
   }

@@ -62,7 +62,7 @@ class Drafter {
   Drafter(std::shared_ptr<const Model> model, Team& team, const DrafterOptions& options);
 
   /// For a new sequence; settings as for its own Sampler. Null if the draft model cannot serve them (they name tokens it has not got).
-  std::unique_ptr<Draft> begin(const GenerationConfig& config, int64_t n_prompt, uint64_t stream) const;
+  std::unique_ptr<Draft> begin(const GenerationConfig& config, int64_t n_prompt, uint64_t stream);
   /// Reads what the draft model has not read of `tokens`.
   void follow(Draft& draft, std::span<const int32_t> tokens);
 
@@ -83,9 +83,7 @@ class Drafter {
   void clear_cache() { cache_.clear(); }
 
   const Model& model() const { return decoder_.model(); }
-  int max_tokens() const { return options_.max_tokens; }
   DraftPolicy& policy() { return policy_; }
-  uint64_t scratch_bytes() const { return decoder_.scratch_bytes(); }
   uint64_t kv_bytes_used() const { return static_cast<uint64_t>(pool_.used_blocks()) * pool_.layout().block_bytes; }
 
  private:

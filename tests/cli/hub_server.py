@@ -20,9 +20,32 @@ def git_hash(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+class QuietServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, address):
+        pass
+
+
+class QuietHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+
 class Hub:
     """`files`: path -> bytes of the model `org/tiny`. Those of *.safetensors count as LFS and are served by the CDN. All requests are kept in
     `requests` as (server, target, headers)."""
+
+    @classmethod
+    def of(cls, directory, **options):
+        """Of the files of a model directory."""
+        files = {}
+        for name in os.listdir(directory):
+            with open(os.path.join(directory, name), "rb") as file:
+                files[name] = file.read()
+        return cls(files, **options)
 
     def __init__(self, files, certificate=None):
         self.files = dict(files)
@@ -51,9 +74,7 @@ class Hub:
     def _start(self, name, answer, certificate):
         hub = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(QuietHandler):
             def do_GET(self):
                 with hub.lock:
                     hub.requests.append((name, self.path, dict(self.headers)))
@@ -62,16 +83,7 @@ class Hub:
                 except (ConnectionError, ssl.SSLError):
                     self.close_connection = True
 
-            def log_message(self, *arguments):
-                pass
-
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request, address):
-                pass
-
-        server = Server(("127.0.0.1", 0), Handler)
+        server = QuietServer(("127.0.0.1", 0), Handler)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
@@ -187,9 +199,7 @@ class Proxy:
         proxy = self
         self.seen = []
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(QuietHandler):
             def allowed(self):
                 wanted = user and "Basic " + base64.b64encode(user.encode()).decode()
                 if not wanted or self.headers.get("Proxy-Authorization") == wanted:
@@ -240,16 +250,7 @@ class Proxy:
                 copy(other, self.connection)
                 self.close_connection = True
 
-            def log_message(self, *arguments):
-                pass
-
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request, address):
-                pass
-
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server = QuietServer(("127.0.0.1", 0), Handler)
         self.address = "http://%slocalhost:%d" % (user + "@" if user else "", self.server.server_port)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 

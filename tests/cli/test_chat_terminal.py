@@ -54,11 +54,7 @@ class Terminal(Case):
 
     def hub(self):
         """A hub with the tiny model, and the environment that leads there."""
-        files = {}
-        for name in os.listdir(model()):
-            with open(os.path.join(model(), name), "rb") as file:
-                files[name] = file.read()
-        hub = Hub(files)
+        hub = Hub.of(model())
         self.addCleanup(hub.stop)
         return "HF_ENDPOINT=%s HF_HUB_CACHE=%s/cache" % (hub.endpoint, self.home)
 

@@ -60,11 +60,7 @@ class Chroot(Case):
         self.fails(alone("pull", "org/x", environment={"HF_ENDPOINT": "http://name.invalid"}), 1, "name.invalid", "cannot find the host")
 
     def test_pull(self):
-        files = {}
-        for name in os.listdir(model()):
-            with open(os.path.join(model(), name), "rb") as file:
-                files[name] = file.read()
-        hub = Hub(files)
+        hub = Hub.of(model())
         self.addCleanup(hub.stop)
         self.succeeds(alone("pull", "org/tiny", environment={"HF_ENDPOINT": hub.endpoint}))
         self.assertEqual(self.succeeds(alone("generate", "org/tiny", "-q", "-p", "x", "max_new_tokens=3")).out, "ABC\n")
