@@ -105,7 +105,7 @@ void attend(benchmark::State& state, const Table* table, KvFormat format, int n_
   for (size_t i = 0; i < n_blocks; ++i) blocks.push_back(memory.get() + bytes * i);
   const std::vector<int32_t> first(static_cast<size_t>(n_queries), 0), last(static_cast<size_t>(n_queries), kv_segment_tokens - 1);
   std::vector<float> max(static_cast<size_t>(n_queries)), sum(max), value(static_cast<size_t>(n_queries * d_head));
-  const Buffer<char> scratch = make_buffer<char>(table->attention_scratch_bytes(n_queries, d_head));
+  const Buffer<char> scratch = make_buffer<char>(table->attention_scratch_bytes(d_head));
   const AttentionTile tile = {q.data(), d_head, n_queries, first.data(), last.data(), blocks.data(), 0, d_head, format, 0, 0};
   for (auto _ : state) {
     table->attend(tile, {max.data(), sum.data(), value.data()}, scratch.get());

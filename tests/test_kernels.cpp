@@ -661,7 +661,7 @@ std::vector<float> run_attention(const Table& t, const TestCache& cache, TestQue
   const int d_head = cache.d_head;
   Guarded<float> max(static_cast<size_t>(n)), sum(static_cast<size_t>(n)), value(static_cast<size_t>(n * d_head));
   Guarded<float> max2(static_cast<size_t>(n)), sum2(static_cast<size_t>(n)), value2(static_cast<size_t>(n * d_head));
-  const size_t bytes = t.attention_scratch_bytes(n, d_head);
+  const size_t bytes = t.attention_scratch_bytes(d_head);
   const Scratch scratch = make_scratch(bytes);
   AttentionTile tile = {queries.q.data() + from * queries.stride, queries.stride, n, queries.first.data() + from, queries.last.data() + from,
                         cache.blocks.data(), TestCache::offset, d_head, cache.format, softcap, 0};
@@ -810,7 +810,7 @@ TEST_CASE("a segment out of sight is an empty part, and its blocks are not touch
     const float q[2 * d_head] = {};
     float max[2] = {1, 1}, sum[2] = {1, 1}, value[2 * d_head];
     for (float& x : value) x = 5.0f;
-    const Scratch scratch = make_scratch(t->attention_scratch_bytes(2, d_head));
+    const Scratch scratch = make_scratch(t->attention_scratch_bytes(d_head));
     const AttentionTile tile = {q, d_head, 2, first, last, nullptr, 0, d_head, KvFormat::f32, 0, 0};
     t->attend(tile, {max, sum, value}, scratch.get());
     for (int i = 0; i < 2; ++i) {

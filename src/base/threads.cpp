@@ -10,6 +10,7 @@
 #include <fstream>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 
@@ -35,16 +36,22 @@ struct Team::Shared {
   alignas(64) std::atomic<int64_t> counters[3] = {};
   alignas(64) std::atomic<int> n_arrived{0};
   alignas(64) std::atomic<uint32_t> generation{0};
+  struct alignas(64) Share {
+    float value;
+  };
+  std::vector<Share> shares;
 };
 
 Team::Team(int n_threads) : n_threads_(n_threads), shared_(std::make_unique<Shared>()) {
   ASSERT(n_threads >= 1);
+  shared_->shares.assign(static_cast<size_t>(n_threads), {1.0f / static_cast<float>(n_threads)});
 }
 
 Team::~Team() = default;
 
 void Team::run_alone(FunctionRef<void(Worker&)> body) {
-  Worker worker(*this, 0, 1);
+  float all = 1;
+  Worker worker(*this, 0, 1, all);
   body(worker);
 }
 
@@ -55,7 +62,8 @@ void Team::run(FunctionRef<void(Worker&)> body) {
 #pragma omp parallel num_threads(n_threads_)
   {
     if (omp_get_num_threads() == n_threads_) {
-      Worker worker(*this, omp_get_thread_num(), n_threads_);
+      const int index = omp_get_thread_num();
+      Worker worker(*this, index, n_threads_, shared_->shares[static_cast<size_t>(index)].value);
       body(worker);
     } else {
 #pragma omp single

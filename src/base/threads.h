@@ -61,34 +61,40 @@ class Worker {
     barrier();
   }
 
-  /// The same with chunks that become smaller towards the end, each a share of what is left, in multiples of `unit` and at most
-  /// `largest`: few chunks, and yet nobody waits long for the last one.
+  /// The same with chunks that become smaller towards the end, each four fifths of this worker's share of what is left, in multiples
+  /// of `unit` and at most `largest`: few chunks, and yet nobody waits long for the last one. A worker's share is what it got through
+  /// in the loops before: cores that other programs or a sibling slow down take less from the start.
   template <class F>
   void for_tapered(int64_t n, int64_t unit, int64_t largest, F&& f) {
     std::atomic<int64_t>& next = next_counter();
-    // Every worker walks the same list of chunks and does those whose number it drew.
-    int64_t begin = 0, drawn = next.fetch_add(1, std::memory_order_relaxed);
-    for (int64_t i = 0; begin < n; ++i) {
-      const int64_t share = (n - begin) * 4 / (5 * size_), bounded = share < largest ? share : largest;
+    int64_t begin = next.load(std::memory_order_relaxed), done = 0;
+    while (begin < n) {
+      const int64_t share = static_cast<int64_t>(static_cast<float>(n - begin) * 0.8f * share_), bounded = share < largest ? share : largest;
       const int64_t size = bounded <= unit ? unit : (bounded + unit - 1) / unit * unit;
       const int64_t end = size < n - begin ? begin + size : n;
-      if (i == drawn) {
-        f(begin, end);
-        drawn = next.fetch_add(1, std::memory_order_relaxed);
-      }
-      begin = end;
+      if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      f(begin, end);
+      done += end - begin;
+      begin = next.load(std::memory_order_relaxed);
     }
+    learn_share(static_cast<float>(done) / static_cast<float>(n));
     barrier();
   }
 
  private:
   friend class Team;
-  Worker(Team& team, int index, int size) : team_(team), index_(index), size_(size) {}
+  Worker(Team& team, int index, int size, float& share) : team_(team), index_(index), size_(size), share_(share) {}
+  void learn_share(float done) {
+    const float equal = 1.0f / static_cast<float>(size_), most = 1.5f * equal, least = 0.5f * equal;
+    const float mean = share_ + (done - share_) * 0.125f;
+    share_ = mean < least ? least : mean > most ? most : mean;
+  }
   std::atomic<int64_t>& next_counter();
 
   Team& team_;
   int index_;
   int size_;
+  float& share_;  // of the work in a loop that this worker gets through, a running mean
   uint64_t n_loops_ = 0;
 };
 

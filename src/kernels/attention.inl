@@ -131,27 +131,38 @@ KERNEL_ENTRY void kv_store(KvFormat format, const float* k, const float* v, int 
 #define KERNEL_BF16_DOT 1
 /// Sums of two products a lane. Each is rounded on its own, in one order: as deterministic as the rest.
 KERNEL_INLINE F dot_pairs(F sum, Words a, Words b) { return F(_mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b)); }
-/// Sixteen floats as bf16, in order.
-KERNEL_INLINE void store_halves(uint16_t* to, const float* from) {
-  const __m256bh packed = _mm512_cvtneps_pbh(load(from));
+/// A block's floats as bf16, in order.
+KERNEL_INLINE void store_halves(uint16_t* to, const F (&x)[block_vectors]) {
+  const __m256bh packed = _mm512_cvtneps_pbh(x[0]);
   __builtin_memcpy(to, &packed, sizeof packed);
 }
 #elif defined(KERNEL_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define KERNEL_BF16_DOT 1
 KERNEL_INLINE F dot_pairs(F sum, Words a, Words b) { return from_raw((Floats)vbfdotq_f32(raw(sum), (bfloat16x8_t)a, (bfloat16x8_t)b)); }
-KERNEL_INLINE void store_halves(uint16_t* to, const float* from) {
-  const auto a = vld1q_f32(from), b = vld1q_f32(from + 4), c = vld1q_f32(from + 8), d = vld1q_f32(from + 12);
-  const bfloat16x8_t packed[2] = {vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(a), b), vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(c), d)};
+KERNEL_INLINE void store_halves(uint16_t* to, const F (&x)[block_vectors]) {
+  const bfloat16x8_t packed[2] = {vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(raw(x[0])), raw(x[1])),
+                                  vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(raw(x[2])), raw(x[3]))};
   __builtin_memcpy(to, packed, sizeof packed);
 }
 #endif
 
-/// Two floats as a pair of bf16.
-KERNEL_INLINE uint32_t bf16_pair(float low, float high) { return to_bf16(low) | static_cast<uint32_t>(to_bf16(high)) << 16; }
+#if defined(KERNEL_BF16_DOT)
+/// A query as bf16, an odd last element beside a zero.
+KERNEL_INLINE void store_query(const float* q, int d_head, uint16_t* to) {
+  int d = 0;
+  for (; d + block_tokens <= d_head; d += block_tokens) {
+    F x[block_vectors];
+    for (int j = 0; j < block_vectors; ++j) x[j] = load(q + d + j * lanes);
+    store_halves(to + d, x);
+  }
+  for (; d < d_head; ++d) to[d] = to_bf16(q[d]);
+  if (d_head % 2 != 0) to[d_head] = 0;
+}
+#endif
 
-// [n_queries][kv_segment_tokens]: scores, then weights, by position within the segment; behind them one group's queries in bf16.
-size_t attention_scratch_bytes(int n_queries, int d_head) {
-  return static_cast<size_t>(n_queries) * kv_segment_tokens * sizeof(float) + static_cast<size_t>(group_queries) * static_cast<size_t>(d_head + 1) * 2;
+// [group_queries][kv_segment_tokens]: one group's scores, then weights, by position within the segment; behind them its queries in bf16.
+size_t attention_scratch_bytes(int d_head) {
+  return static_cast<size_t>(group_queries) * (kv_segment_tokens * sizeof(float) + static_cast<size_t>(d_head + 1) * 2);
 }
 
 /// Half-open range of positions within the segment.
@@ -251,7 +262,9 @@ KERNEL_INLINE void score_blocks(const AttentionTile& tile, const Queries& q, int
   }
 }
 
-/// Scores of one query become exp(score - max), zero for keys out of sight in the blocks it touches. Returns the maximum and sum.
+/// Scores of one query become exp(score - max), zero for keys out of sight in the blocks it touches; where bf16 are multiplied, packed as
+/// those into the front of the row. Returns the maximum and sum.
+template <class Kv>
 __attribute__((noinline, flatten)) void soften(float* scores, Keys keys, float cap, float* out_max, float* out_sum) {
   const F lowest(-__builtin_inff());
   const int begin = keys.begin / block_tokens * block_tokens;
@@ -259,20 +272,30 @@ __attribute__((noinline, flatten)) void soften(float* scores, Keys keys, float c
   if (cap != 0.0f) softcap(scores + begin, cap, end - begin);
   for (int i = begin; i < keys.begin; ++i) scores[i] = -__builtin_inff();
   for (int i = keys.end; i < end; ++i) scores[i] = -__builtin_inff();
-  F best = lowest;
-  for (int i = begin; i < end; i += lanes) {
-    const F s = load(scores + i);
-    best = select(s > best, s, best);
+  const auto larger = [](F a, F b) { return select(a > b, a, b); };
+  constexpr int chains = 4;  // one would wait for each comparison
+  F best[chains] = {lowest, lowest, lowest, lowest};
+  int at = begin;
+  for (; at + chains * lanes <= end; at += chains * lanes) {
+    for (int j = 0; j < chains; ++j) best[j] = larger(load(scores + at + j * lanes), best[j]);
   }
-  const float max = max_lanes(best);
+  for (; at < end; at += lanes) best[0] = larger(load(scores + at), best[0]);
+  const float max = max_lanes(larger(larger(best[0], best[1]), larger(best[2], best[3])));
   F sums[block_vectors];
   for (F& sum : sums) sum = F(0.0f);
   for (int i = begin; i < end; i += block_tokens) {
+    F e[block_vectors];
     for (int j = 0; j < block_vectors; ++j) {
-      const F e = exp(load(scores + i + j * lanes) - F(max));
-      store(scores + i + j * lanes, e);
-      sums[j] = sums[j] + e;
+      e[j] = exp(load(scores + i + j * lanes) - F(max));
+      sums[j] = sums[j] + e[j];
     }
+#if defined(KERNEL_BF16_DOT)
+    if constexpr (Kv::paired) {
+      store_halves(reinterpret_cast<uint16_t*>(scores) + i, e);  // behind what is still to be read
+      continue;
+    }
+#endif
+    for (int j = 0; j < block_vectors; ++j) store(scores + i + j * lanes, e[j]);
   }
   F sum = sums[0];
   for (int j = 1; j < block_vectors; ++j) sum = sum + sums[j];
@@ -280,25 +303,12 @@ __attribute__((noinline, flatten)) void soften(float* scores, Keys keys, float c
   *out_sum = sum_lanes(sum);
 }
 
-/// Weights become what V is multiplied with: scaled with the tokens' scales, or packed as bf16 pairs into the front of their row.
-template <class Kv>
-KERNEL_INLINE void prepare_weights(const AttentionTile& tile, Keys keys, float* weights) {
-  const int begin = keys.begin / block_tokens * block_tokens;
-  const int end = static_cast<int>(round_up(keys.end, block_tokens));
-  if constexpr (Kv::scaled) {
-    for (int key = begin; key < end; key += block_tokens) {
-      const float* scales = Kv::v_scales(block_at<Kv>(tile, key), tile.d_head);
-      for (int i = 0; i < block_tokens; i += lanes) store(weights + key + i, load(weights + key + i) * load(scales + i));
-    }
+/// Weights become what V is multiplied with: scaled with the tokens' scales.
+KERNEL_INLINE void scale_weights(const AttentionTile& tile, Keys keys, float* weights) {
+  for (int key = keys.begin / block_tokens * block_tokens; key < keys.end; key += block_tokens) {
+    const float* scales = KvI8::v_scales(block_at<KvI8>(tile, key), tile.d_head);
+    for (int i = 0; i < block_tokens; i += lanes) store(weights + key + i, load(weights + key + i) * load(scales + i));
   }
-#if defined(KERNEL_BF16_DOT)
-  if constexpr (Kv::paired) {
-    auto* halves = reinterpret_cast<uint16_t*>(weights);
-    for (int key = begin; key < end; key += block_tokens) {  // the row's own bytes, from the front: written behind what is read
-      store_halves(halves + key, weights + key);
-    }
-  }
-#endif
 }
 
 /// values[i][d .. d + m * lanes) += sum over keys of weight * V, for n queries. `width` < lanes: only so many elements (m is 1). If Kv
@@ -381,6 +391,16 @@ KERNEL_INLINE void add_values(const AttentionTile& tile, const float* weights, K
   if (d < tile.d_head) add_values_at<Kv, n, 1>(tile, weights, keys, d, tile.d_head - d, values);
 }
 
+/// Asks for bytes [begin, end) of the blocks of these keys. Blocks lie anywhere, so no hardware prefetcher follows from one to the next; a
+/// tile's first group asks for all of them: for K while it multiplies what comes before, for V while it computes exponentials.
+template <class Kv>
+KERNEL_INLINE void prefetch_blocks(const AttentionTile& tile, Keys keys, int64_t begin, int64_t end) {
+  for (int key = keys.begin; key < keys.end; key += block_tokens) {
+    const auto* block = reinterpret_cast<const char*>(block_at<Kv>(tile, key));
+    for (int64_t i = begin; i < end; i += 64) __builtin_prefetch(block + i, 0, 2);
+  }
+}
+
 /// n queries from `query` on. `pairs`: room for them in bf16.
 template <class Kv, int n>
 __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, int query, const AttentionPart& part, float* weights,
@@ -404,30 +424,29 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
   const Queries q = {tile.q + query * tile.q_stride, tile.q_stride, pairs, (tile.d_head + 1) / 2};
 #if defined(KERNEL_BF16_DOT)
   if constexpr (Kv::paired) {
-    for (int i = 0; i < n; ++i) {
-      const float* row = q.f + i * q.stride;
-      for (int d = 0; d < tile.d_head; d += 2) pairs[i * q.pair_stride + d / 2] = bf16_pair(row[d], d + 1 < tile.d_head ? row[d + 1] : 0.0f);
-    }
+    for (int i = 0; i < n; ++i) store_query(q.f + i * q.stride, tile.d_head, reinterpret_cast<uint16_t*>(pairs + i * q.pair_stride));
   }
 #endif
   int key = all.begin / block_tokens * block_tokens;
   constexpr int together = blocks_together * block_tokens;
   for (; key + together <= all.end; key += together) {
-    // Blocks lie anywhere, and no hardware prefetcher follows from one to the next. A tile's first group does it for all.
-    for (int ahead = key + 2 * together; query == 0 && ahead < key + 3 * together && ahead < all.end; ahead += block_tokens) {
-      const auto* part_bytes_at = reinterpret_cast<const char*>(block_at<Kv>(tile, ahead));
-      for (int64_t i = 0; i < part_bytes<Kv>(tile.d_head); i += 64) __builtin_prefetch(part_bytes_at + i, 0, 2);
-    }
+    if (query == 0) prefetch_blocks<Kv>(tile, {key + 2 * together, static_cast<int>(min(key + 3 * together, all.end))}, 0, Kv::k_bytes(tile.d_head));
     score_blocks<Kv, n, blocks_together>(tile, q, key, weights);
   }
   for (; key < all.end; key += block_tokens) score_blocks<Kv, n, 1>(tile, q, key, weights);
   float* values = part.value + static_cast<int64_t>(query) * tile.d_head;
-  for (int64_t i = 0; i < n * static_cast<int64_t>(tile.d_head); ++i) values[i] = 0.0f;
+  __builtin_memset(values, 0, static_cast<size_t>(n) * static_cast<size_t>(tile.d_head) * sizeof(float));
+  const int part_keys = static_cast<int>(round_up((all.end - all.begin) / n + 1, block_tokens));
   for (int i = 0; i < n; ++i) {
+    if (query == 0) {
+      const int64_t from = all.begin / block_tokens * block_tokens + i * part_keys;
+      prefetch_blocks<Kv>(tile, {static_cast<int>(from), static_cast<int>(min(from + part_keys, all.end))}, Kv::k_bytes(tile.d_head),
+                          part_bytes<Kv>(tile.d_head));
+    }
     if (own[i].begin < own[i].end) {
       float* row = weights + i * kv_segment_tokens;
-      soften(row, own[i], tile.softcap, part.max + query + i, part.sum + query + i);
-      prepare_weights<Kv>(tile, own[i], row);
+      soften<Kv>(row, own[i], tile.softcap, part.max + query + i, part.sum + query + i);
+      if constexpr (Kv::scaled) scale_weights(tile, own[i], row);
     } else {
       part.max[query + i] = -__builtin_inff();
       part.sum[query + i] = 0.0f;
@@ -450,7 +469,7 @@ template <class Kv, int n>
 KERNEL_INLINE int attend_groups(const AttentionTile& tile, int query, const AttentionPart& part, float* weights, uint32_t* pairs) {
   if constexpr (n <= group_queries) {
     for (; query + n <= tile.n_queries; query += n) {
-      attend_group<Kv, n>(tile, query, part, weights + static_cast<int64_t>(query) * kv_segment_tokens, pairs);
+      attend_group<Kv, n>(tile, query, part, weights, pairs);
     }
   }
   return query;
@@ -458,7 +477,7 @@ KERNEL_INLINE int attend_groups(const AttentionTile& tile, int query, const Atte
 
 template <class Kv>
 KERNEL_INLINE void attend_as(const AttentionTile& tile, const AttentionPart& part, float* weights) {
-  auto* pairs = reinterpret_cast<uint32_t*>(weights + static_cast<int64_t>(tile.n_queries) * kv_segment_tokens);
+  auto* pairs = reinterpret_cast<uint32_t*>(weights + group_queries * kv_segment_tokens);
   int query = attend_groups<Kv, 8>(tile, 0, part, weights, pairs);
   query = attend_groups<Kv, 7>(tile, query, part, weights, pairs);  // Qwen2.5-0.5B's heads a kv head
   query = attend_groups<Kv, 4>(tile, query, part, weights, pairs);

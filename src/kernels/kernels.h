@@ -148,9 +148,9 @@ struct Table {
   /// Stores one position's k and v (d_head floats each) in slot `slot` of a block's part for one layer and head.
   void (*kv_store)(KvFormat format, const float* k, const float* v, int d_head, int slot, std::byte* part);
 
-  /// Attention of a tile over one segment's keys; overwrites `part`. `scratch`: attention_scratch_bytes(n_queries, d_head).
+  /// Attention of a tile over one segment's keys; overwrites `part`. `scratch`: attention_scratch_bytes(d_head).
   void (*attend)(const AttentionTile& tile, const AttentionPart& part, void* scratch);
-  size_t (*attention_scratch_bytes)(int n_queries, int d_head);
+  size_t (*attention_scratch_bytes)(int d_head);
   /// Merges `part` (a later segment) into `into` (all earlier ones) for n_queries.
   void (*attention_merge)(const AttentionPart& into, const AttentionPart& part, int n_queries, int d_head);
   /// out rows (out_stride floats apart) = value / (sum + exp(sink - max)); `sink` null: no sink; else one logit per query, which

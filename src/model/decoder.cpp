@@ -15,7 +15,7 @@ using kernels::kv_block_tokens;
 using kernels::kv_segment_tokens;
 
 /// Queries of one attention tile: enough to share each key among, few enough for the first-level cache.
-constexpr int max_tile_queries = 32;
+constexpr int max_tile_queries = 64;
 constexpr size_t max_parts_bytes = size_t{64} << 20;
 
 size_t align64(size_t n) { return (n + 63) / 64 * 64; }
@@ -61,7 +61,7 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
   tile_floats = align64(static_cast<size_t>(tile_queries) * static_cast<size_t>(3 * spec.d_head + 4) + 64);
   chunk_floats = std::max({n * 2 * wide_chunk, (pairs + n) * wide_chunk, 2 * few_tokens * widest});
   const size_t kernel_bytes = align64(std::max(kernel.scratch_bytes(widest),
-                                   kernel.attention_scratch_bytes(tile_queries, spec.d_head) +
+                                   kernel.attention_scratch_bytes(spec.d_head) +
                                        align64(tile_floats * sizeof(float) + 2 * tile_queries * sizeof(int32_t))));
   chunk_offset = kernel_bytes;
   scratch_bytes = kernel_bytes + align64(static_cast<size_t>(chunk_floats) * sizeof(float));

@@ -24,6 +24,7 @@ KvLayout KvLayout::of(const ModelSpec& spec, kernels::KvFormat format) {
   l.d_head = spec.d_head;
   l.part_bytes = kernels::table().kv_bytes(format, spec.d_head);
   l.block_bytes = l.part_bytes * static_cast<size_t>(spec.n_layers) * static_cast<size_t>(spec.n_kv_heads);
+  l.slab_blocks = std::clamp<int64_t>(static_cast<int64_t>((size_t{8} << 20) / l.block_bytes), 1, 64);
   return l;
 }
 
@@ -42,12 +43,10 @@ KvPool::~KvPool() = default;
 std::byte* KvPool::allocate() {
   if (n_used_ == max_blocks_) return nullptr;
   if (impl_->free.empty()) {
-    // A megabyte first, which is all that a short chat needs, then eight at a time on huge pages.
+    // A short chat needs but a part of the first slab, and has only the pages of that; later ones are on huge pages.
     const bool first = impl_->slabs.empty();
-    const size_t aim = size_t{first ? 1u : 8u} << 20;
-    const int64_t in_slab = std::clamp<int64_t>(static_cast<int64_t>(aim / layout_.block_bytes), 1, 64);
-    impl_->slabs.emplace_back(layout_.block_bytes * static_cast<size_t>(in_slab), !first);
-    for (int64_t i = in_slab; i-- > 0;) impl_->free.push_back(impl_->slabs.back().data() + i * layout_.block_bytes);
+    impl_->slabs.emplace_back(layout_.block_bytes * static_cast<size_t>(layout_.slab_blocks), !first);
+    for (int64_t i = layout_.slab_blocks; i-- > 0;) impl_->free.push_back(impl_->slabs.back().data() + i * layout_.part_bytes);
   }
   std::byte* block = impl_->free.back();
   impl_->free.pop_back();
@@ -65,6 +64,14 @@ void KvPool::release(std::byte* block) {
   impl_->references.erase(found);
   impl_->free.push_back(block);
   --n_used_;
+}
+
+void KvPool::copy(const std::byte* from, std::byte* to) const {
+  for (int layer = 0; layer < layout_.n_layers; ++layer) {
+    for (int head = 0; head < layout_.n_kv_heads; ++head) {
+      std::memcpy(to + layout_.offset(layer, head), from + layout_.offset(layer, head), layout_.part_bytes);
+    }
+  }
 }
 
 bool KvPool::shared(const std::byte* block) const { return impl_->references.at(block) > 1; }
@@ -95,7 +102,7 @@ bool KvSequence::reserve(int64_t n_tokens) {
     std::byte*& last = blocks_[n_tokens_ / kv_block_tokens];
     if (pool_->shared(last)) {
       std::byte* copy = pool_->allocate();
-      std::memcpy(copy, last, pool_->layout().block_bytes);
+      pool_->copy(last, copy);
       pool_->release(last);
       last = copy;
     }

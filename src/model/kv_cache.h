@@ -13,13 +13,19 @@
 
 namespace engine {
 
-/// Where things lie inside a block: [n_layers][n_kv_heads] parts of part_bytes, each K then V (see kernels.h).
+/// Where things lie: a block holds [n_layers][n_kv_heads] parts of part_bytes, each K then V (see kernels.h). Blocks come in slabs of
+/// slab_blocks, whose parts for one layer and head lie side by side, [n_layers][n_kv_heads][slab_blocks]: what attention reads of one
+/// sequence is then a long stretch of memory, which hardware prefetchers follow.
 struct KvLayout {
   kernels::KvFormat format = kernels::KvFormat::f32;
   int n_layers = 0, n_kv_heads = 0, d_head = 0;
   size_t part_bytes = 0;
   size_t block_bytes = 0;  // of all layers
-  size_t offset(int layer, int kv_head) const { return (static_cast<size_t>(layer) * n_kv_heads + kv_head) * part_bytes; }
+  int64_t slab_blocks = 1;
+  /// From a block's address, which is that of its first part, to another part.
+  size_t offset(int layer, int kv_head) const {
+    return (static_cast<size_t>(layer) * n_kv_heads + kv_head) * part_bytes * static_cast<size_t>(slab_blocks);
+  }
   static KvLayout of(const ModelSpec& spec, kernels::KvFormat format);
 };
 
@@ -47,6 +53,7 @@ class KvPool {
   void retain(std::byte* block);
   void release(std::byte* block);
   bool shared(const std::byte* block) const;  // more than one reference
+  void copy(const std::byte* from, std::byte* to) const;
 
  private:
   struct Impl;
