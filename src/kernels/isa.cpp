@@ -1,6 +1,8 @@
 // One ISA level's kernels. Meson compiles this file once a level, with that level's flags and
 //   ENGINE_KERNEL_TABLE  the one symbol it exports
 //   ENGINE_KERNEL_LEVEL  the level's name
+//   ENGINE_KERNEL_ONLY_DOT, ENGINE_KERNEL_ONLY_ATTEND, if only what multiplies int8 or what attends is compiled: a level that does the
+//                        rest as the level below leaves those entries null (kernels.cpp)
 //   ENGINE_KERNEL_PORTABLE, if it is to be written without intrinsics (`generic` but on x86-64)
 // Everything else has internal linkage and nothing may run before main: code compiled for AVX-512 must never be reached,
 // not even through a merged inline function, on a CPU that lacks it. tests/gates/one_symbol.py checks the objects.
@@ -35,41 +37,60 @@ namespace {
 
 }  // namespace
 
+// DOT: what multiplies int8, and what packs and unpacks weights for that. ATTEND: attention. REST: what is the same for levels above.
+#if defined(ENGINE_KERNEL_ONLY_DOT) || defined(ENGINE_KERNEL_ONLY_ATTEND)
+#define REST(entry) {}
+#else
+#define REST(entry) entry
+#define ENGINE_KERNEL_ONLY_DOT
+#define ENGINE_KERNEL_ONLY_ATTEND
+#endif
+#if defined(ENGINE_KERNEL_ONLY_DOT)
+#define DOT(entry) entry
+#else
+#define DOT(entry) {}
+#endif
+#if defined(ENGINE_KERNEL_ONLY_ATTEND)
+#define ATTEND(entry) entry
+#else
+#define ATTEND(entry) {}
+#endif
+
 extern const Table ENGINE_KERNEL_TABLE;
 const Table ENGINE_KERNEL_TABLE = {
     .name = ENGINE_KERNEL_LEVEL,
-    .matmul = {matmul<F32>, matmul<Bf16>, matmul<F16>, matmul_quantized<Int8Weights>, matmul_quantized<Int4Weights>,
-               matmul_quantized<Mxfp4Weights>, matmul_mxfp4},
-    .row_grain = {tile_rows, tile_rows, tile_rows, pack_rows, pack_rows, pack_rows, pack_rows},
-    .scratch_bytes = all_scratch_bytes,
-    .get_row = get_row,
-    .quantize_row = quantize_row,
-    .packed_block_bytes = packed_block_bytes,
-    .pack_block = pack_block,
-    .act_bytes = act_bytes,
-    .quantize_act = quantize_act,
-    .int8_peak = int8_peak,
-    .read_all = read_all,
-    .rms_norm = rms_norm,
-    .layer_norm = layer_norm,
-    .rope = rope,
-    .rope_interleaved = rope_interleaved,
-    .gated_activation = gated_activation,
-    .clamped_swiglu = clamped_swiglu,
-    .add = add,
-    .add_scaled = add_scaled,
-    .scale = scale,
-    .clamp = clamp,
-    .softcap = softcap,
-    .max = max_of,
-    .argmax = argmax,
-    .exp_sum = exp_sum,
-    .kv_bytes = kv_bytes,
-    .kv_store = kv_store,
-    .attend = attend,
-    .attention_scratch_bytes = attention_scratch_bytes,
-    .attention_merge = attention_merge,
-    .attention_finish = attention_finish,
+    .matmul = {REST(matmul<F32>), REST(matmul<Bf16>), REST(matmul<F16>), DOT(matmul_quantized<Int8Weights>),
+               DOT(matmul_quantized<Int4Weights>), DOT(matmul_quantized<Mxfp4Weights>), REST(matmul_mxfp4)},
+    .row_grain = {REST(tile_rows), REST(tile_rows), REST(tile_rows), REST(pack_rows), REST(pack_rows), REST(pack_rows), REST(pack_rows)},
+    .scratch_bytes = DOT(all_scratch_bytes),
+    .get_row = DOT(get_row),
+    .quantize_row = REST(quantize_row),
+    .packed_block_bytes = REST(packed_block_bytes),
+    .pack_block = DOT(pack_block),
+    .act_bytes = REST(act_bytes),
+    .quantize_act = REST(quantize_act),
+    .int8_peak = DOT(int8_peak),
+    .read_all = REST(read_all),
+    .rms_norm = REST(rms_norm),
+    .layer_norm = REST(layer_norm),
+    .rope = REST(rope),
+    .rope_interleaved = REST(rope_interleaved),
+    .gated_activation = REST(gated_activation),
+    .clamped_swiglu = REST(clamped_swiglu),
+    .add = REST(add),
+    .add_scaled = REST(add_scaled),
+    .scale = REST(scale),
+    .clamp = REST(clamp),
+    .softcap = REST(softcap),
+    .max = REST(max_of),
+    .argmax = REST(argmax),
+    .exp_sum = REST(exp_sum),
+    .kv_bytes = REST(kv_bytes),
+    .kv_store = REST(kv_store),
+    .attend = ATTEND(attend),
+    .attention_scratch_bytes = ATTEND(attention_scratch_bytes),
+    .attention_merge = REST(attention_merge),
+    .attention_finish = REST(attention_finish),
 };
 
 }  // namespace engine::kernels

@@ -1,13 +1,16 @@
 #include "kernels/kernels.h"
 
+#include <array>
 #include <atomic>
+#include <bit>
+#include <cstdint>
 #include <cstring>
 
 #include "kernels/cpu.h"
 
 namespace engine::kernels {
 
-// One a level, each exported by its own compilation of isa.cpp.
+// One a level, each exported by its own compilation of isa.cpp. Entries that are null are those of the level below.
 extern const Table generic_table;
 #if defined(__x86_64__)
 extern const Table avx2_table;
@@ -34,22 +37,40 @@ const Table* best_table() {
   return all[0].table;
 }
 
+/// `level` with `below`'s entries where it has none.
+[[maybe_unused]] Table completed(const Table& level, const Table& below) {
+  using Entries = std::array<uintptr_t, sizeof(Table) / sizeof(uintptr_t)>;
+  static_assert(sizeof(Entries) == sizeof(Table));
+  auto entries = std::bit_cast<Entries>(level);
+  const auto others = std::bit_cast<Entries>(below);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i] == 0) entries[i] = others[i];
+  }
+  return std::bit_cast<Table>(entries);
+}
+
 }  // namespace
 
 const Level* levels(int* n_levels) {
   [[maybe_unused]] static const CpuFeatures cpu = detect_cpu();
+#if defined(__x86_64__)
+  static const Table avxvnni = completed(avxvnni_table, avx2_table), avx512vnni = completed(avx512vnni_table, avx512_table),
+                     avx512bf16 = completed(avx512bf16_table, avx512vnni);
+#elif defined(__aarch64__)
+  static const Table dotprod = completed(dotprod_table, neon_table), i8mm = completed(i8mm_table, dotprod);
+#endif
   static const Level all[] = {
       {"generic", &generic_table, true},
 #if defined(__x86_64__)
       {"avx2", &avx2_table, cpu.avx2},
-      {"avxvnni", &avxvnni_table, cpu.avx_vnni},
+      {"avxvnni", &avxvnni, cpu.avx_vnni},
       {"avx512", &avx512_table, cpu.avx512},
-      {"avx512vnni", &avx512vnni_table, cpu.avx512_vnni},
-      {"avx512bf16", &avx512bf16_table, cpu.avx512_bf16},
+      {"avx512vnni", &avx512vnni, cpu.avx512_vnni},
+      {"avx512bf16", &avx512bf16, cpu.avx512_bf16},
 #elif defined(__aarch64__)
       {"neon", &neon_table, true},  // part of every ARMv8-A that runs Linux
-      {"dotprod", &dotprod_table, cpu.dotprod},
-      {"i8mm", &i8mm_table, cpu.i8mm},
+      {"dotprod", &dotprod, cpu.dotprod},
+      {"i8mm", &i8mm, cpu.i8mm},
 #endif
   };
   *n_levels = static_cast<int>(sizeof all / sizeof all[0]);
