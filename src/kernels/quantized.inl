@@ -2,6 +2,32 @@
 
 // --- products -------------------------------------------------------------------------------------------------------------------
 
+/// Whether a group's quads are unrolled for so many tokens. Where products take several
+/// instructions the compiler would spill what it then has in flight.
+constexpr bool unroll_quads([[maybe_unused]] int n_tokens) {
+#if defined(__SSE2__) && !defined(__AVX2__)
+  return false;
+#elif defined(KERNEL_DOT_PAIRS)
+  return n_tokens == 1;
+#else
+  return true;
+#endif
+}
+
+/// sums += quad j of one group.
+template <class W, int B, int T>
+KERNEL_INLINE void add_quads(const uint8_t* const (&data)[B], const ActGroup* const (&act)[T], int64_t g, int j,
+                             typename W::Sum (&sums)[T][B * row_vectors]) {
+  Bytes w[B * row_vectors];
+  for (int b = 0; b < B; ++b) {
+    for (int v = 0; v < row_vectors; ++v) w[b * row_vectors + v] = W::quad(data[b], j, v);
+  }
+  for (int t = 0; t < T; ++t) {
+    const Quad a = quad_at(act[t][g].q, j);
+    for (int v = 0; v < B * row_vectors; ++v) sums[t][v].add(w[v], a);
+  }
+}
+
 /// acc += one group's products of B blocks of 16 rows with T tokens. data[b]: the group's quads; scales[b]: its 16 scales.
 template <class W, class Scale, int B, int T>
 KERNEL_INLINE void add_group(const uint8_t* const (&data)[B], const typename Scale::Element* const (&scales)[B],
@@ -10,16 +36,12 @@ KERNEL_INLINE void add_group(const uint8_t* const (&data)[B], const typename Sca
   for (int t = 0; t < T; ++t) {
     for (auto& sum : sums[t]) sum.start(act[t][g].correction);
   }
+  if constexpr (unroll_quads(T)) {
 #pragma GCC unroll 8
-  for (int j = 0; j < group_quads; ++j) {
-    Bytes w[B * row_vectors];
-    for (int b = 0; b < B; ++b) {
-      for (int v = 0; v < row_vectors; ++v) w[b * row_vectors + v] = W::quad(data[b], j, v);
-    }
-    for (int t = 0; t < T; ++t) {
-      const Quad a = quad_at(act[t][g].q, j);
-      for (int v = 0; v < B * row_vectors; ++v) sums[t][v].add(w[v], a);
-    }
+    for (int j = 0; j < group_quads; ++j) add_quads<W, B, T>(data, act, g, j, sums);
+  } else {
+#pragma GCC unroll 1
+    for (int j = 0; j < group_quads; ++j) add_quads<W, B, T>(data, act, g, j, sums);
   }
   for (int b = 0; b < B; ++b) {
     for (int v = 0; v < row_vectors; ++v) {
