@@ -83,7 +83,7 @@ std::vector<std::byte> quantized_rows(const Table& t, const std::vector<float>& 
   std::vector<std::byte> out(stride * static_cast<size_t>(n_tokens));
   for (int64_t i = 0; i < n_tokens; ++i) {
     for (int64_t c = 0; c < n_cols; c += step) {
-      t.quantize_act(x.data() + i * n_cols, c, std::min(n_cols, c + step), n_cols, out.data() + stride * static_cast<size_t>(i));
+      t.quantize_act(x.data() + i * n_cols, 0, 1, c, std::min(n_cols, c + step), out.data() + stride * static_cast<size_t>(i), 0);
     }
   }
   return out;

@@ -8,6 +8,7 @@
 // not even through a merged inline function, on a CPU that lacks it. tests/gates/one_symbol.py checks the objects.
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #if defined(__x86_64__)
 #include <xsimd/xsimd.hpp>
 #elif defined(__aarch64__)

@@ -107,9 +107,10 @@ struct Table {
 
   /// Bytes of a quantized activation row, a multiple of 64.
   size_t (*act_bytes)(int64_t n_cols);
-  /// Quantizes columns [begin, end) of an activation row of n_cols columns; x is its column 0, begin a multiple of act_group_cols, end
-  /// too or n_cols. Each group of columns gets a float32 scale of its own.
-  void (*quantize_act)(const float* x, int64_t begin, int64_t end, int64_t n_cols, void* row);
+  /// Quantizes columns [begin, end) of n_rows activation rows, x_stride floats apart in x (of which x is column 0) and row_stride bytes
+  /// apart in `rows`. begin is a multiple of act_group_cols, end too or the number of columns. Each group of columns gets a float32
+  /// scale of its own.
+  void (*quantize_act)(const float* x, int64_t x_stride, int64_t n_rows, int64_t begin, int64_t end, void* rows, int64_t row_stride);
 
   /// For measuring: `rounds` times the int4 products' innermost work on data in registers, of which this returns the multiply-adds done.
   int64_t (*int8_peak)(int64_t rounds);

@@ -250,45 +250,66 @@ KERNEL_ENTRY size_t act_bytes(int64_t n_cols) {
   return static_cast<size_t>(round_up(n_act_groups(n_cols) * static_cast<int64_t>(sizeof(ActGroup)), 64));
 }
 
-KERNEL_INLINE int32_t sum_ints(Ints v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_epi32((__m512i)v);
-#else
-  int32_t sum = 0;
-  for (int i = 0; i < lanes; ++i) sum += v[i];
-  return sum;
-#endif
-}
-
-KERNEL_INLINE void quantize_group(const float* x, ActGroup* to) {
+/// Quantizes `lanes` groups side by side: what is taken over a group's columns (maximum, sum) ends in a lane of one vector.
+KERNEL_INLINE void quantize_groups(const float* const (&x)[lanes], ActGroup* const (&to)[lanes]) {
   constexpr int n_vectors = act_group / lanes;
-  F values[n_vectors];
-  F largest(0.0f);
-  for (int v = 0; v < n_vectors; ++v) {
-    values[v] = load(x + v * lanes);
-    largest = max(largest, abs(values[v]));
+  Floats largest[lanes];
+#pragma GCC unroll 16
+  for (int g = 0; g < lanes; ++g) {
+    F most(0.0f);
+    for (int v = 0; v < n_vectors; ++v) most = max(most, abs(load(x[g] + v * lanes)));
+    largest[g] = raw(most);
   }
-  const float most = max_lanes(largest);
-  const F inverse(most > 0 ? 127 / most : 0.0f);
-  Ints sum = {};
-  for (int v = 0; v < n_vectors; ++v) {
-    // As round_clamped: the adder rounds, and the integer is what then stands in the low bits.
-    const F magic(12582912.0f);
-    const F bounded = min(max(values[v] * inverse, F(-127.0f)), F(127.0f));
-    const Ints q = (Ints)raw(bounded + magic) - (Ints)raw(magic);
-    store_bytes(to->q + v * lanes, q);
-    sum += q;
+  const F most = from_raw(fold(largest, [](Floats a, Floats b) { return raw(max(from_raw(a), from_raw(b))); }));
+  float scales[lanes], inverses[lanes];
+  store(scales, most / F(127.0f));
+  store(inverses, select(most > F(0.0f), F(127.0f) / most, F(0.0f)));
+  Ints sums[lanes];
+#pragma GCC unroll 16
+  for (int g = 0; g < lanes; ++g) {
+    Ints sum = {};
+    for (int v = 0; v < n_vectors; ++v) {
+      // As round_clamped: the adder rounds, and the integer is what then stands in the low bits.
+      const F magic(12582912.0f);
+      const F bounded = min(max(load(x[g] + v * lanes) * F(inverses[g]), F(-127.0f)), F(127.0f));
+      const Ints q = (Ints)raw(bounded + magic) - (Ints)raw(magic);
+      store_bytes(to[g]->q + v * lanes, q);
+      sum += q;
+    }
+    sums[g] = sum;
   }
-  to->scale = most / 127;
-  to->correction = -8 * sum_ints(sum);
+  const Ints sum = fold(sums, [](Ints a, Ints b) { return a + b; });
+  for (int g = 0; g < lanes; ++g) {
+    to[g]->scale = scales[g];
+    to[g]->correction = -8 * sum[g];
+  }
 }
 
-KERNEL_ENTRY void quantize_act(const float* x, int64_t begin, int64_t end, int64_t, void* row) {
-  auto* to = static_cast<ActGroup*>(row) + begin / act_group;
-  int64_t c = begin;
-  for (; c + act_group <= end; c += act_group) quantize_group(x + c, to++);
-  if (c >= end) return;
-  float padded[act_group] = {};
-  padded_copy(x + c, end - c, padded);
-  quantize_group(padded, to);
+KERNEL_ENTRY void quantize_act(const float* x, int64_t x_stride, int64_t n_rows, int64_t begin, int64_t end, void* rows, int64_t row_stride) {
+  const float* from[lanes];
+  ActGroup* to[lanes];
+  alignas(64) float padded[lanes][act_group];
+  int n = 0;
+  for (int64_t r = 0; r < n_rows; ++r) {
+    auto* groups = reinterpret_cast<ActGroup*>(static_cast<uint8_t*>(rows) + r * row_stride);
+    for (int64_t c = begin; c < end; c += act_group) {
+      from[n] = x + r * x_stride + c;
+      to[n] = groups + c / act_group;
+      if (c + act_group > end) {
+        for (float& value : padded[n]) value = 0.0f;
+        __builtin_memcpy(padded[n], from[n], static_cast<size_t>(end - c) * sizeof(float));
+        from[n] = padded[n];
+      }
+      if (++n == lanes) {
+        quantize_groups(from, to);
+        n = 0;
+      }
+    }
+  }
+  if (n == 0) return;
+  for (int g = n; g < lanes; ++g) {  // the last one again
+    from[g] = from[n - 1];
+    to[g] = to[n - 1];
+  }
+  quantize_groups(from, to);
 }

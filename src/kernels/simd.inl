@@ -172,6 +172,23 @@ KERNEL_INLINE Float4 sum_lanes(F a, F b, F c, F d) {
 #endif
 }
 
+template <class V, size_t... i>
+KERNEL_INLINE V even_lanes(V a, V b, std::index_sequence<i...>) { return __builtin_shufflevector(a, b, (2 * i)...); }
+template <class V, size_t... i>
+KERNEL_INLINE V odd_lanes(V a, V b, std::index_sequence<i...>) { return __builtin_shufflevector(a, b, (2 * i + 1)...); }
+
+/// All lanes of v[i], neighbours first, in lane i. Overwrites v.
+template <class V, class Op>
+KERNEL_INLINE V fold(V (&v)[lanes], Op op) {
+  constexpr std::make_index_sequence<lanes> all;
+#pragma GCC unroll 4
+  for (int n = lanes / 2; n > 0; n /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i) v[i] = op(even_lanes(v[2 * i], v[2 * i + 1], all), odd_lanes(v[2 * i], v[2 * i + 1], all));
+  }
+  return v[0];
+}
+
 KERNEL_INLINE float sum_lanes(F a) { return sum_lanes(a, a, a, a)[0]; }
 
 KERNEL_INLINE float max_lanes(F a) {

@@ -159,8 +159,8 @@ void Decoder::Impl::matmul(const Linear& l, int64_t row_begin, int64_t row_end, 
   }
 }
 
-void Decoder::Impl::quantize(const ActRows& rows, int64_t row, int64_t begin, int64_t end) const {
-  if (rows.q != nullptr) kernel.quantize_act(rows.row(row), begin, end, rows.width, rows.q_row(row));
+void Decoder::Impl::quantize(const ActRows& rows, int64_t first, int64_t n, int64_t begin, int64_t end) const {
+  if (rows.q != nullptr) kernel.quantize_act(rows.row(first), rows.width, n, begin, end, rows.q_row(first), rows.q_stride);
 }
 
 void Decoder::Impl::normalize(const NormWeights& weights, const float* in, float* out, int64_t n) const {
@@ -175,8 +175,8 @@ void Decoder::Impl::enter_block(Worker& w, const NormWeights& norm) {
     for (int64_t t = begin; t < end; ++t) {
       if (spec.pre_norm) normalize(norm, x + t * d, h.row(t), d);
       else std::memcpy(h.row(t), x + t * d, sizeof(float) * static_cast<size_t>(d));
-      quantize(h, t, 0, d);
     }
+    quantize(h, begin, end - begin, 0, d);
   });
 }
 
@@ -213,7 +213,11 @@ void Decoder::Impl::leave_block(Worker& w, const Linear& last, const ActRows& in
       const int64_t width = end - begin;
       float* out = chunk_space(w.index());
       matmul(last, begin, end, in, 0, n, out - begin, width, w.index());
-      for (int64_t t = 0; t < n; ++t) kernel.add_scaled(out + t * width, spec.residual_scale, x + t * d + begin, width);
+      for (int64_t t = 0; t < n; ++t) {
+        constexpr int64_t ahead = 8, line = 64 / sizeof(float);  // no hardware prefetcher follows the stride of rows
+        for (int64_t i = 0; i < width && t + ahead < n; i += line) __builtin_prefetch(x + (t + ahead) * d + begin + i, 1);
+        kernel.add_scaled(out + t * width, spec.residual_scale, x + t * d + begin, width);
+      }
     });
     return;
   }
@@ -320,8 +324,9 @@ void Decoder::Impl::finish_unit(const AttentionUnit& unit, int layer, const Atte
     const AttentionPart token_part{part.max + i * g, part.sum + i * g, part.value + int64_t{i} * g * d};
     const int64_t token = unit.first_token + i, begin = int64_t{unit.kv_head} * g * d;
     kernel.attention_finish(token_part, sinks == nullptr ? nullptr : sinks + unit.kv_head * g, g, d, attention.row(token) + begin, d);
-    if (g * d % kernels::act_group_cols == 0) quantize(attention, token, begin, begin + int64_t{g} * d);
   }
+  const int64_t begin = int64_t{unit.kv_head} * g * d;
+  if (g * d % kernels::act_group_cols == 0) quantize(attention, unit.first_token, unit.n_tokens, begin, begin + int64_t{g} * d);
 }
 
 void Decoder::Impl::attend(Worker& w, int layer) {
@@ -376,7 +381,7 @@ void Decoder::Impl::attention_block(Worker& w, int layer) {
   attend(w, layer);
   if (group() * spec.d_head % kernels::act_group_cols != 0 && attention.q != nullptr) {
     // Groups of columns straddle kv heads, so they could not be quantized head by head.
-    w.for_chunks(n, 1, [&](int64_t t, int64_t) { quantize(attention, t, 0, q_width); });
+    w.for_chunks(n, 1, [&](int64_t t, int64_t) { quantize(attention, t, 1, 0, q_width); });
   }
   observe(w, weights.wo, attention.f, n);
   leave_block(w, weights.wo, attention, weights.attn_post_norm);
@@ -400,11 +405,15 @@ void Decoder::Impl::gated_rows(const Linear& wg, const Linear& wu, const Linear&
     float *gates = chunk_space(thread), *ups = spec.gated ? gates + n_rows * width : gates;
     if (spec.gated) matmul(wg, at, to, in, 0, n_rows, gates - at, width, thread);
     matmul(wu, at, to, in, 0, n_rows, ups - at, width, thread);
-    for (int64_t t = 0; t < n_rows; ++t) {
-      float* row = gates + t * width;
-      apply_activation(row, spec.gated ? ups + t * width : nullptr, width);
-      if (quantized) kernel.quantize_act(row - at, at, to, g.width, g.q_row(t));
-      else std::memcpy(g.row(t) + at, row, static_cast<size_t>(width) * sizeof(float));
+    constexpr int64_t together = 8;
+    for (int64_t first = 0; first < n_rows; first += together) {
+      const int64_t last = std::min(n_rows, first + together);
+      for (int64_t t = first; t < last; ++t) {
+        float* row = gates + t * width;
+        apply_activation(row, spec.gated ? ups + t * width : nullptr, width);
+        if (!quantized) std::memcpy(g.row(t) + at, row, static_cast<size_t>(width) * sizeof(float));
+      }
+      if (quantized) kernel.quantize_act(gates + first * width - at, width, last - first, at, to, g.q_row(first), g.q_stride);
     }
   }
 }
@@ -446,7 +455,7 @@ void Decoder::Impl::output(Worker& w) {
   if (n == 0) return;
   w.for_chunks(n, 1, [&](int64_t i, int64_t) {
     normalize(model.weights().final_norm, x + int64_t{logit_tokens[i]} * d, h.row(i), d);
-    quantize(h, i, 0, d);
+    quantize(h, i, 1, 0, d);
   });
   const LinearTask task[] = {{&model.weights().output, &h, logits, vocab}};
   linears(w, task, n, [&](int64_t begin, int64_t end) {

@@ -112,7 +112,7 @@ struct Decoder::Impl {
   void embed(Worker& w);
   void prepare_rope(int64_t token);
   void enter_block(Worker& w, const NormWeights& norm);
-  void quantize(const ActRows& rows, int64_t row, int64_t begin, int64_t end) const;
+  void quantize(const ActRows& rows, int64_t first, int64_t n, int64_t begin, int64_t end) const;
   void normalize(const NormWeights& weights, const float* in, float* out, int64_t n) const;
   void attention_block(Worker& w, int layer);
   void position_and_store(const LayerSpec& spec, const LayerWeights& weights, int layer, int64_t token);
