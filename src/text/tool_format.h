@@ -26,6 +26,7 @@ struct ToolCallFormat {
   std::string_view open, close = {};             // around a call, or around a list of them; close may be empty
   std::string_view name_open = {}, name_close = {};   // bodies named and parameters
   std::string_view name_key = "name", arguments_key = "arguments";  // as the model writes them
+  size_t id_size = 24;                      // of an id for a call: some templates insist
   bool bare = false;                        // an answer that begins with '{' is a call too: `open` may be left out
   std::vector<std::string_view> others = {};     // further markers of the format
 
