@@ -120,6 +120,10 @@ class Answers(unittest.TestCase):
             # The items go back in, with the call's result.
             history = [{"role": "user", "content": "hello"}, *body["output"], {"type": "function_call_output", "call_id": call["call_id"], "output": "6"}]
             again = server.post("/v1/responses", {"input": history, "tools": [tool]})[1]["usage"]["input_tokens"]
+            for content in ({}, {"content": None}, {"content": ""}):
+                sent = {"role": "assistant", **content, "tool_calls": [{"id": "x", "type": "function", "function": {"name": "add", "arguments": "{}"}}]}
+                prompt = server.post("/apply-template", {"messages": [sent], "chat_template_kwargs": {}})[1]["prompt"]
+                self.assertIn('<|im_start|>assistant\n<tool_call>\n{"name": "add", "arguments": {}}', prompt)
             messages = USER + [{"role": "assistant", "content": "Look:", "tool_calls": [{"id": "x", "type": "function", "function": {"name": "add", "arguments": '{"x": 5}'}}]},
                                {"role": "tool", "tool_call_id": "x", "content": "6"}]
             rendered = server.post("/apply-template", {"messages": messages, "tools": [ADD]})[1]
