@@ -47,8 +47,8 @@ size_t StopMatcher::find(std::string_view text) const {
 }
 
 AnswerText::AnswerText(const Tokenizer& tokenizer, std::span<const int32_t> prompt, std::vector<std::string> stop_strings,
-                       bool skip_special, bool keep_stop)
-    : shown_(tokenizer, skip_special), keep_stop_(keep_stop) {
+                       bool skip_special, bool keep_stop, std::span<const int32_t> shown_special)
+    : shown_(tokenizer, skip_special, shown_special), keep_stop_(keep_stop) {
   shown_.prime(end_of(prompt, context_tokens));
   if (stop_strings.empty()) return;
   size_t longest = context_tokens;

@@ -37,9 +37,9 @@ class StopMatcher {
 class AnswerText {
  public:
   /// `keep_stop`: a stop string that ends the answer stays in the text, as in Transformers; otherwise the text ends before it, and no beginning
-  /// of one is shown before it is certain to be none.
+  /// of one is shown before it is certain to be none. `shown_special`: shown in spite of `skip_special`.
   AnswerText(const Tokenizer& tokenizer, std::span<const int32_t> prompt, std::vector<std::string> stop_strings, bool skip_special,
-             bool keep_stop);
+             bool keep_stop, std::span<const int32_t> shown_special = {});
 
   /// Adds a token. True if it completes a stop string: then nothing more may be pushed.
   bool push(int32_t token);

@@ -11,9 +11,9 @@ TokenTable::TokenTable(const Tokenizer& tokenizer) {
   if (!tokenizer.has_token_bytes()) throw Error("tokenizer: expected tokens that stand for bytes, got a decoder that looks at their neighbours");
   std::string by_id;
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    if (tokenizer.is_added(id) || tokenizer.is_special(id)) continue;
-    const std::string bytes = tokenizer.token_bytes(id);
-    if (bytes.empty() || bytes.size() > max_token_bytes) continue;
+    const bool added = tokenizer.is_added(id) || tokenizer.is_special(id);
+    const std::string bytes = added ? control_byte + tokenizer.id_to_token(id) + control_byte : tokenizer.token_bytes(id);
+    if (bytes.empty() || (!added && bytes.find(control_byte) != std::string::npos) || bytes.size() > max_token_bytes) continue;
     entries_.push_back({id, static_cast<uint32_t>(by_id.size()), static_cast<uint16_t>(bytes.size()), 0});
     by_id += bytes;
   }

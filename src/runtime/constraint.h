@@ -25,10 +25,12 @@ class TokenConstraint {
   virtual bool finished() const = 0;
 };
 
-/// The bytes of all tokens that text is made of (no added ones), in the order of their bytes. Immutable; takes some 10 bytes a token and the text.
+/// The bytes of all tokens, in the order of their bytes. An added token stands there as the byte 0xFF, its name and 0xFF again: no text has such
+/// bytes, so that a grammar allows it only where it asks for it. Immutable; takes some 10 bytes a token and the text.
 class TokenTable {
  public:
   static constexpr size_t max_token_bytes = 256;  // longer ones are left out
+  static constexpr char control_byte = '\xFF';
   /// Throws Error if the tokenizer's tokens have no bytes of their own.
   explicit TokenTable(const Tokenizer& tokenizer);
 
@@ -40,7 +42,7 @@ class TokenTable {
   };
   std::span<const Entry> entries() const { return entries_; }
   std::string_view bytes(const Entry& entry) const { return std::string_view(blob_).substr(entry.offset, entry.size); }
-  std::string_view bytes(int32_t id) const;  // empty: not a token of text
+  std::string_view bytes(int32_t id) const;  // empty: none
 
  private:
   std::string blob_;
@@ -48,7 +50,7 @@ class TokenTable {
   std::vector<int32_t> place_;  // in entries_, by id; -1: none
 };
 
-/// The answer is a sentence of a grammar. End-of-sequence tokens may come once it is complete, other added tokens never.
+/// The answer is a sentence of a grammar. End-of-sequence tokens may come once it is complete.
 class GrammarConstraint final : public TokenConstraint {
  public:
   GrammarConstraint(std::shared_ptr<const Grammar> grammar, std::shared_ptr<const TokenTable> tokens, std::vector<int32_t> eos)

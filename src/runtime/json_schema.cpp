@@ -152,9 +152,9 @@ std::string shown(const Json& value) {
 
 class SchemaCompiler {
  public:
-  explicit SchemaCompiler(const Json& root) : root_(root), json_(builder_) {}
+  SchemaCompiler(JsonRules& json, const Json& root) : root_(root), builder_(json.b), json_(json) {}
 
-  std::shared_ptr<const Grammar> run() { return builder_.finish(json_.text(rule_of(root_, "schema"))); }
+  RuleId run() { return rule_of(root_, "schema"); }
 
  private:
   [[noreturn]] static void fail(const std::string& path, const std::string& what) {
@@ -452,8 +452,8 @@ class SchemaCompiler {
   }
 
   const Json& root_;
-  Builder builder_;
-  JsonRules json_;
+  Builder& builder_;
+  JsonRules& json_;
   std::map<const Json*, RuleId> rules_;
   std::optional<RuleId> free_key_;
   std::vector<RuleId> string_ends_;  // of at most n characters
@@ -461,6 +461,17 @@ class SchemaCompiler {
 };
 
 }  // namespace
+
+struct JsonGrammar::Impl {
+  Builder builder;
+  JsonRules json{builder};
+};
+JsonGrammar::JsonGrammar() : impl_(std::make_unique<Impl>()) {}
+JsonGrammar::~JsonGrammar() = default;
+Builder& JsonGrammar::builder() { return impl_->builder; }
+RuleId JsonGrammar::space() const { return impl_->json.space; }
+RuleId JsonGrammar::object() const { return impl_->json.object; }
+RuleId JsonGrammar::schema(const Json& schema) { return SchemaCompiler(impl_->json, schema).run(); }
 
 std::shared_ptr<const Grammar> json_object_grammar() {
   Builder builder;
@@ -470,7 +481,9 @@ std::shared_ptr<const Grammar> json_object_grammar() {
 
 std::shared_ptr<const Grammar> json_schema_grammar(const Json& schema) {
   try {
-    return SchemaCompiler(schema).run();
+    Builder builder;
+    JsonRules json(builder);
+    return builder.finish(json.text(SchemaCompiler(json, schema).run()));
   } catch (const Error& error) {
     if (error.message.starts_with("grammar:")) throw Error("schema" + error.message.substr(7));
     throw;

@@ -8,6 +8,22 @@
 
 namespace engine {
 
+/// A grammar in the making of which JSON is a part.
+class JsonGrammar {
+ public:
+  JsonGrammar();
+  ~JsonGrammar();
+  Grammar::Builder& builder();
+  Grammar::RuleId space() const;   // what may stand between the parts of a JSON text: nothing, a blank, or a line's end and blanks
+  Grammar::RuleId object() const;  // any JSON object
+  /// Texts that satisfy `schema` (see json_schema_grammar), which must outlive this. Throws Error: the path, which begins with "schema".
+  Grammar::RuleId schema(const Json& schema);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
 /// Any JSON object. Its strings are valid UTF-8, and blanks and digits are bounded, so that no part of it goes on for ever but a string or a list.
 std::shared_ptr<const Grammar> json_object_grammar();
 

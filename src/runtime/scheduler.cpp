@@ -345,6 +345,7 @@ struct Scheduler::Impl {
     show(s);
     if (s.request.config.is_eos(token) || stop_string) return FinishReason::stop;
     if (s.request.constraint && s.request.constraint->finished()) return FinishReason::stop;
+    if (s.request.enough && s.request.enough()) return FinishReason::stop;
     if (s.n_new() >= s.limit) return FinishReason::length;
     const auto& max_time = s.request.config.max_time;
     return max_time && seconds(now - s.submitted) > *max_time ? FinishReason::time : FinishReason::none;
@@ -461,7 +462,8 @@ Scheduler::Id Scheduler::submit(GenerationRequest request) {
   Sampler sampler(request.config, impl_->model->spec().vocab_size, n_prompt, request.stream);
   std::optional<AnswerText> text;
   if (impl_->tokenizer != nullptr) {
-    text.emplace(*impl_->tokenizer, request.prompt, request.config.stop_strings, request.skip_special_tokens, request.keep_stop_string);
+    text.emplace(*impl_->tokenizer, request.prompt, request.config.stop_strings, request.skip_special_tokens, request.keep_stop_string,
+                 request.shown_special);
   }
   const Id id = impl_->next_id++;
   std::vector<int32_t> tokens = request.prompt;

@@ -35,10 +35,13 @@ struct GenerationRequest {
   GenerationConfig config;
   uint64_t stream = 0;            // makes several answers to one prompt and seed differ
   bool skip_special_tokens = true;  // in on_text
+  std::vector<int32_t> shown_special;  // but not these
   /// A stop string that ends the answer stays in the text, as in Transformers. false: the text ends before it (OpenAI's `stop`).
   bool keep_stop_string = true;
   /// Called with text that is certain: complete UTF-8, and no possible beginning of a stop string that is to be left out. May be empty.
   std::function<void(std::string_view text)> on_text;
+  /// Asked after each token's on_text; true ends the answer (stop). May be empty.
+  std::function<bool()> enough;
   /// Called with each token as it is chosen. May be empty.
   std::function<void(int32_t token)> on_token;
   /// Called with the model's scores [vocab_size] of the next token and the answer so far, before the settings' processors see them; may read and

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/scheduler.h"
+#include "text/answer_parser.h"
 
 namespace engine::server {
 
@@ -34,10 +35,13 @@ struct Work {
   GenerationConfig config;
   bool keep_stop_string = true;     // see GenerationRequest
   bool skip_special_tokens = true;
+  std::vector<int32_t> shown_special;  // but not these
   int n_logprobs = -1;              // likeliest tokens to record at each place; -1: record nothing
   double presence_penalty = 0, frequency_penalty = 0;
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::shared_ptr<const Grammar> grammar;  // that answers must follow; null: none
+  std::shared_ptr<const AnswerSyntax> syntax;  // how calls of tools are read out of answers; null: answers are text
+  bool one_call = false;            // answers end with their first call
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
 
   int n_choices() const { return static_cast<int>(prompts.size()) * n; }

@@ -59,8 +59,18 @@ void add_prompt(App& app, Generation& generation, std::vector<int32_t> prompt, c
 void read_answer_format(App& app, const Json& format, const std::string& field, bool schema_inside, Work& work);
 /// A conversation checked, and put into the form that templates know: contents as text, "developer" as "system".
 Json read_messages(const Json& messages);
-/// A list of tools, checked and in the form that templates know; null if there are none to be offered. Looks at tool_choice too.
-Json read_tools(Fields& fields);
+/// The tools of a request, and what it wants of them.
+struct Tools {
+  Json offered;                   // in the form that templates know; null: none
+  bool required = false;          // the answer must be a call
+  std::string only;               // of this function; empty: of any
+  bool parallel = true;           // more than one may come
+  std::set<std::string> strict;   // functions whose schema must be kept to
+};
+/// Reads tools, tool_choice and parallel_tool_calls.
+Tools read_tools(Fields& fields);
+/// How answers to `g`'s prompt are to be read, and what they must be. Throws ApiError for what the model's format of calls does not allow.
+void use_tools(App& app, const Tools& tools, Generation& g);
 /// `tool_calls` of a message for templates: arguments as objects.
 Json checked_tool_calls(const Json& calls, const std::string& where);
 /// Templates and encodes. Throws ApiError if there are tools and the template leaves them out.

@@ -1,4 +1,5 @@
 // POST /v1/chat/completions.
+#include "server/answer_reader.h"
 #include "server/openai.h"
 
 namespace engine::server {
@@ -60,9 +61,10 @@ ChatRequest read_chat(App& app, const Request& request) {
   if (n_top && !chat.logprobs) throw ApiError(400, "top_logprobs: goes with logprobs true only", "top_logprobs", "invalid_value");
   if (chat.logprobs) chat.generation.work.n_logprobs = static_cast<int>(n_top.value_or(0));
   ChatRenderOptions render = read_render_options(fields);
-  render.tools = read_tools(fields);
+  const Tools tools = read_tools(fields);
+  render.tools = tools.offered;
   fields.ignore({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-                 "prompt_cache_options", "verbosity", "parallel_tool_calls", "prediction", "moderation"});
+                 "prompt_cache_options", "verbosity", "prediction", "moderation"});
   fields.only("functions", {Json::array()});
   fields.only("function_call", {"none", "auto"});
   if (const Json* format = fields.find("response_format")) read_answer_format(app, *format, "response_format", true, chat.generation.work);
@@ -73,8 +75,49 @@ ChatRequest read_chat(App& app, const Request& request) {
   fields.finish();
   if (messages == nullptr) throw ApiError(400, "messages: expected a list, got nothing", "messages", "missing_required_parameter");
   add_prompt(app, chat.generation, encode_conversation(app, read_messages(*messages), render), "messages");
+  use_tools(app, tools, chat.generation);
   return chat;
 }
+
+const char* finish_reason_of(const GenerationResult& result, int n_calls) {
+  return result.reason == FinishReason::stop && n_calls > 0 ? "tool_calls" : openai_finish_reason(result.reason);
+}
+
+Json message_of(const ReadAnswer& answer) {
+  Json message = {{"role", "assistant"}, {"content", answer.text}, {"refusal", nullptr}};
+  if (!answer.reasoning.empty()) message["reasoning_content"] = answer.reasoning;
+  if (answer.calls.empty()) return message;
+  if (answer.text.empty()) message["content"] = nullptr;
+  message["tool_calls"] = Json::array();
+  for (const ToolCall& call : answer.calls) {
+    message["tool_calls"].push_back({{"id", call.id}, {"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+  }
+  return message;
+}
+
+/// One choice of a stream: what its parts are as deltas.
+struct StreamedChoice {
+  AnswerReader reader;
+  int n_begun = 0;  // calls
+
+  Json delta_of(const Work& work, const AnswerPart& part) {
+    using Kind = AnswerPart::Kind;
+    const auto call = [&](Json fields) {
+      Json entry = {{"index", n_begun - 1}};
+      entry.update(fields);
+      return Json{{"tool_calls", Json::array({std::move(entry)})}};
+    };
+    switch (part.kind) {
+      case Kind::reasoning: return {{"reasoning_content", part.text}};
+      case Kind::call_begin:
+        ++n_begun;
+        return call({{"id", new_call_id(work)}, {"type", "function"}, {"function", {{"name", part.text}, {"arguments", ""}}}});
+      case Kind::arguments: return call({{"function", {{"arguments", part.text}}}});
+      case Kind::call_end: return nullptr;
+      default: return {{"content", part.text}};
+    }
+  }
+};
 
 Json head_of(const Request& request, const Generation& g, const char* object) {
   return {{"id", "chatcmpl-" + request.id}, {"object", object}, {"created", unix_time()}, {"model", g.model}};
@@ -87,10 +130,11 @@ Reply whole(App& app, const Request& request, ChatRequest chat) {
   body["choices"] = Json::array();
   std::vector<GenerationResult> results;
   for (size_t i = 0; i < states.size(); ++i) {
+    const ReadAnswer read = read_answer(answer->work, states[i].text);
     body["choices"].push_back({{"index", i},
-                               {"message", {{"role", "assistant"}, {"content", states[i].text}, {"refusal", nullptr}}},
+                               {"message", message_of(read)},
                                {"logprobs", chat.logprobs ? logprobs_of(app, states[i].tokens) : Json()},
-                               {"finish_reason", openai_finish_reason(states[i].result->reason)}});
+                               {"finish_reason", finish_reason_of(*states[i].result, static_cast<int>(read.calls.size()))}});
     results.push_back(*states[i].result);
   }
   body["usage"] = usage_of(answer->work, results);
@@ -113,14 +157,26 @@ Reply streamed(App& app, const Request& request, ChatRequest chat) {
       sink.write(event_text(chunk));
     };
     try {
-      for (int i = 0; i < answer->work.n_choices(); ++i) send(i, {{"role", "assistant"}, {"content", ""}}, nullptr, nullptr);
+      std::vector<StreamedChoice> choices;
+      for (int i = 0; i < answer->work.n_choices(); ++i) {
+        choices.push_back({AnswerReader(answer->work)});
+        send(i, {{"role", "assistant"}, {"content", ""}}, nullptr, nullptr);
+      }
       const std::vector<GenerationResult> results = stream_answer(app, *answer, sink, [&](const Answer::Piece& piece) {
-        if (!piece.text.empty() || !piece.tokens.empty()) {
-          send(piece.choice, {{"content", piece.text}}, chat.logprobs ? logprobs_of(app, piece.tokens) : Json(), nullptr);
-        }
-        if (piece.result && piece.result->reason != FinishReason::error) {
-          send(piece.choice, Json::object(), nullptr, openai_finish_reason(piece.result->reason));
-        }
+        StreamedChoice& choice = choices[static_cast<size_t>(piece.choice)];
+        const bool finished = piece.result && piece.result->reason != FinishReason::error;
+        std::vector<Json> deltas;
+        const auto add = [&](const std::vector<AnswerPart>& parts) {
+          for (const AnswerPart& part : parts) {
+            if (Json delta = choice.delta_of(answer->work, part); !delta.is_null()) deltas.push_back(std::move(delta));
+          }
+        };
+        add(choice.reader.read(piece.text));
+        if (finished) add(choice.reader.finish());
+        Json logprobs = chat.logprobs && !piece.tokens.empty() ? logprobs_of(app, piece.tokens) : Json();
+        if (deltas.empty() && !logprobs.is_null()) deltas.push_back({{"content", ""}});  // of text that is held back
+        for (Json& delta : deltas) send(piece.choice, std::move(delta), std::exchange(logprobs, nullptr), nullptr);
+        if (finished) send(piece.choice, Json::object(), nullptr, finish_reason_of(*piece.result, choice.reader.n_calls()));
       });
       if (results.empty()) return;
       if (chat.generation.include_usage) {

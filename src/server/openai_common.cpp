@@ -355,6 +355,8 @@ Json read_messages(const Json& messages) {
       if (key == "content") checked[key] = read_content(value, where + ".content");
       else checked[key] = key == "tool_calls" ? checked_tool_calls(value, where + ".tool_calls") : value;
     }
+    // Clients send null beside calls; templates add to a text.
+    if (!checked.contains("content") && checked.contains("tool_calls")) checked["content"] = "";
     if (!checked.contains("content") && !checked.contains("tool_calls") && !checked.contains("function_call")) {
       throw ApiError(400, where + ".content: expected a string or a list of text parts, got nothing", where + ".content");
     }

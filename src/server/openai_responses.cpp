@@ -2,6 +2,7 @@
 #include "server/openai_responses.h"
 
 #include "server/openai.h"
+#include "server/response_output.h"
 
 namespace engine::server {
 namespace {
@@ -10,6 +11,23 @@ struct ResponseRequest {
   Generation generation;
   Json echoed;  // the fields of the response that repeat the request's
 };
+
+/// Items of calls, as messages: a call belongs to the assistant's message before it, its result is a message of the tool.
+void add_call_item(const Json& item, bool is_call, Json& messages) {
+  const auto text = [&](const char* name) {
+    const Json value = item.value(name, Json());
+    if (!value.is_string()) bad_field(std::string("input.") + name, "a string", value);
+    return value;
+  };
+  if (!is_call) {
+    const Json output = item.value("output", Json());
+    messages.push_back({{"role", "tool"}, {"tool_call_id", text("call_id")}, {"content", output}});
+    return;
+  }
+  const Json call = {{"id", text("call_id")}, {"type", "function"}, {"function", {{"name", text("name")}, {"arguments", text("arguments")}}}};
+  if (messages.empty() || messages.back()["role"] != "assistant") messages.push_back({{"role", "assistant"}, {"content", ""}});
+  messages.back()["tool_calls"].push_back(call);
+}
 
 /// The conversation: `instructions` as a system message, and `input`, a text or a list of messages.
 Json read_input(const Json& input, const std::optional<std::string>& instructions) {
@@ -23,7 +41,12 @@ Json read_input(const Json& input, const std::optional<std::string>& instruction
   for (const Json& item : input) {
     if (!item.is_object()) bad_field("input", "messages", item);
     const Json type = item.value("type", Json("message"));
-    if (type != "message") throw ApiError(400, "input: expected items of type message", "input", "unsupported_content");
+    if (type == "function_call" || type == "function_call_output") {
+      add_call_item(item, type == "function_call", messages);
+      continue;
+    }
+    if (type == "reasoning") continue;  // an earlier answer's thoughts: templates leave them out too
+    if (type != "message") throw ApiError(400, "input: expected items of type message, function_call or function_call_output", "input", "unsupported_content");
     Json message = Json::object();
     for (const auto& [key, value] : item.items()) {
       if (key == "role" || key == "content") message[key] = value;
@@ -40,7 +63,7 @@ ResponseRequest read_response(App& app, const Request& request) {
   r.generation = read_generation(app, fields, {"max_output_tokens"}, 0);
   if (r.generation.work.n != 1) throw ApiError(400, "n: expected 1", "n", "unsupported_parameter");
   fields.ignore({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-                 "prompt_cache_options", "parallel_tool_calls", "max_tool_calls", "include", "moderation"});
+                 "prompt_cache_options", "max_tool_calls", "include", "moderation"});
   fields.only("previous_response_id", {});
   fields.only("conversation", {});
   fields.only("context_management", {});
@@ -59,11 +82,13 @@ ResponseRequest read_response(App& app, const Request& request) {
   fields.only("top_logprobs", {0});
   const auto instructions = fields.text("instructions");
   ChatRenderOptions render;
-  render.tools = read_tools(fields);
+  const Tools tools = read_tools(fields);
+  render.tools = tools.offered;
   const Json* input = fields.find("input");
   fields.finish();
   if (input == nullptr) throw ApiError(400, "input: expected a string or a list, got nothing", "input", "missing_required_parameter");
   add_prompt(app, r.generation, encode_conversation(app, read_messages(read_input(*input, instructions)), render), "input");
+  use_tools(app, tools, r.generation);
   const auto or_null = [&](const char* name) { return fields.object().value(name, Json()); };
   r.echoed = {{"instructions", or_null("instructions")}, {"max_output_tokens", or_null("max_output_tokens")},
               {"temperature", or_null("temperature")},   {"top_p", or_null("top_p")},
@@ -74,24 +99,19 @@ ResponseRequest read_response(App& app, const Request& request) {
   return r;
 }
 
-Json text_part(const std::string& text) { return {{"type", "output_text"}, {"text", text}, {"annotations", Json::array()}, {"logprobs", Json::array()}}; }
+bool is_cut(const GenerationResult& result) { return openai_finish_reason(result.reason) != std::string("stop"); }
 
-Json message_item(const Request& request, const char* status, const Json& content) {
-  return {{"type", "message"}, {"id", "msg_" + request.id}, {"status", status}, {"role", "assistant"}, {"content", content}};
-}
-
-/// The response as it stands; `result` null: in progress.
-Json response_object(const Request& request, const ResponseRequest& r, const Work& work, const GenerationResult* result) {
-  const bool cut = result != nullptr && openai_finish_reason(result->reason) != std::string("stop");
+/// The response as it stands; `result` null: in progress, and no output yet.
+Json response_object(const Request& request, const ResponseRequest& r, const Work& work, const GenerationResult* result, const Json& output) {
+  const bool cut = result != nullptr && is_cut(*result);
   const char* status = result == nullptr ? "in_progress" : cut ? "incomplete" : "completed";
   Json out = {{"id", "resp_" + request.id}, {"object", "response"}, {"created_at", unix_time()}, {"status", status}, {"error", nullptr},
               {"incomplete_details", cut ? Json{{"reason", "max_output_tokens"}} : Json()}, {"model", r.generation.model},
-              {"output", Json::array()}};
+              {"output", output}};
   out.update(r.echoed);
-  out.update({{"parallel_tool_calls", false}, {"previous_response_id", nullptr}, {"reasoning", {{"effort", nullptr}, {"summary", nullptr}}},
+  out.update({{"parallel_tool_calls", !work.one_call}, {"previous_response_id", nullptr}, {"reasoning", {{"effort", nullptr}, {"summary", nullptr}}},
               {"store", false}, {"truncation", "disabled"}, {"usage", nullptr}});
   if (result == nullptr) return out;
-  out["output"].push_back(message_item(request, cut ? "incomplete" : "completed", Json::array({text_part(result->text)})));
   const Json usage = usage_of(work, {*result});
   out["usage"] = {{"input_tokens", usage["prompt_tokens"]}, {"input_tokens_details", usage["prompt_tokens_details"]},
                   {"output_tokens", usage["completion_tokens"]}, {"output_tokens_details", {{"reasoning_tokens", 0}}},
@@ -103,7 +123,12 @@ Reply whole(App& app, const Request& request, ResponseRequest r) {
   const std::shared_ptr<Answer> answer = start_answer(app, std::move(r.generation.work), request.disconnected);
   const std::vector<ChoiceState> states = collect_answer(app, *answer, request.disconnected);
   Reply reply;
-  reply.body = dump_json(response_object(request, r, answer->work, &*states[0].result)) + "\n";
+  ResponseOutput output(request.id, answer->work, {});
+  AnswerReader reader(answer->work);
+  output.add(reader.read(states[0].text));
+  output.add(reader.finish());
+  output.finish(is_cut(*states[0].result));
+  reply.body = dump_json(response_object(request, r, answer->work, &*states[0].result, output.items())) + "\n";
   return reply;
 }
 
@@ -120,26 +145,17 @@ Reply streamed(App& app, const Request& original, ResponseRequest r) {
       event.update(data);
       sink.write("event: " + std::string(type) + "\n" + event_text(event));
     };
-    const Json place = {{"item_id", "msg_" + request.id}, {"output_index", 0}, {"content_index", 0}};
-    const auto placed = [&](Json more) {
-      Json data = place;
-      data.update(more);
-      return data;
-    };
+    ResponseOutput output(request.id, answer->work, send);
+    AnswerReader reader(answer->work);
     try {
-      const Json begun = response_object(request, r, answer->work, nullptr);
+      const Json begun = response_object(request, r, answer->work, nullptr, Json::array());
       send("response.created", {{"response", begun}});
       send("response.in_progress", {{"response", begun}});
-      send("response.output_item.added", {{"output_index", 0}, {"item", message_item(request, "in_progress", Json::array())}});
-      send("response.content_part.added", placed({{"part", text_part("")}}));
-      const std::vector<GenerationResult> results = stream_answer(app, *answer, sink, [&](const Answer::Piece& piece) {
-        if (!piece.text.empty()) send("response.output_text.delta", placed({{"delta", piece.text}, {"logprobs", Json::array()}}));
-      });
+      const std::vector<GenerationResult> results = stream_answer(app, *answer, sink, [&](const Answer::Piece& piece) { output.add(reader.read(piece.text)); });
       if (results.empty()) return;
-      const Json done = response_object(request, r, answer->work, &results[0]);
-      send("response.output_text.done", placed({{"text", results[0].text}, {"logprobs", Json::array()}}));
-      send("response.content_part.done", placed({{"part", text_part(results[0].text)}}));
-      send("response.output_item.done", {{"output_index", 0}, {"item", done["output"][0]}});
+      output.add(reader.finish());
+      output.finish(is_cut(results[0]));
+      const Json done = response_object(request, r, answer->work, &results[0], output.items());
       send(done["status"] == "completed" ? "response.completed" : "response.incomplete", {{"response", done}});
     } catch (const ApiError& error) {
       answer->cancel();

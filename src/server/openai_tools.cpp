@@ -1,12 +1,14 @@
-// Tools: what a request may offer the model goes into the chat template. Calls come back as the text that the model writes.
+// Tools: what a request may offer the model goes into the chat template, and calls are read out of its answers.
 #include <algorithm>
 
+#include "runtime/tool_grammar.h"
 #include "server/openai.h"
 
 namespace engine::server {
 namespace {
 
 constexpr size_t max_tools = 128, max_tool_name = 64;  // as OpenAI's
+constexpr size_t prompt_end = 16;                      // tokens of the prompt in which an open <think> is looked for
 
 bool is_tool_name(const Json& name) {
   if (!name.is_string()) return false;
@@ -16,7 +18,7 @@ bool is_tool_name(const Json& name) {
 }
 
 /// /v1/responses has the function's fields beside the type, chat in an object of their own.
-Json read_tool(const Json& tool, const std::string& where) {
+Json read_tool(const Json& tool, const std::string& where, std::set<std::string>& strict_names) {
   if (!tool.is_object()) bad_field(where, "an object", tool);
   if (tool.value("type", Json()) != "function") {
     throw ApiError(400, where + ".type: expected function; other tools are not supported here", where + ".type", "unsupported_parameter");
@@ -33,27 +35,99 @@ Json read_tool(const Json& tool, const std::string& where) {
   const Json name = function.value("name", Json());
   if (!is_tool_name(name)) bad_field(where + ".function.name", "1 to 64 letters, digits, '_', '-' or '.'", name);
   if (const Json p = function.value("parameters", Json()); !p.is_null() && !p.is_object()) bad_field(where + ".function.parameters", "an object", p);
-  if (function.value("strict", Json()) == true) {
-    throw ApiError(400, where + ".function.strict: is not supported here", where + ".function.strict", "unsupported_parameter");
-  }
+  const Json strict = function.value("strict", Json());
+  if (!strict.is_null() && !strict.is_boolean()) bad_field(where + ".function.strict", "true or false", strict);
+  if (strict == true) strict_names.insert(name.get<std::string>());
   function.erase("strict");
   return {{"type", "function"}, {"function", std::move(function)}};
 }
 
+/// tool_choice of a request that has tools: "none" takes them away.
+void read_choice(const Json& choice, Tools& tools) {
+  if (choice == "none") tools.offered = nullptr;
+  if (choice == "none" || choice == "auto") return;
+  tools.required = true;
+  if (choice == "required") return;
+  if (!choice.is_object() || choice.value("type", Json()) != "function") bad_field("tool_choice", "none, auto, required or a function", choice);
+  const Json function = choice.value("function", choice);
+  const Json name = function.is_object() ? function.value("name", Json()) : Json();
+  if (!name.is_string()) bad_field("tool_choice", "a function's name", name);
+  tools.only = name.get<std::string>();
+  for (const Json& tool : tools.offered) {
+    if (tool["function"]["name"] == name) return;
+  }
+  throw ApiError(400, "tool_choice: expected one of the tools, got another function", "tool_choice", "invalid_value");
+}
+
 }  // namespace
 
-Json read_tools(Fields& fields) {
-  fields.only("tool_choice", {"none", "auto"});
+Tools read_tools(Fields& fields) {
+  Tools out;
+  const Json* choice = fields.find("tool_choice");
+  out.parallel = fields.boolean("parallel_tool_calls").value_or(true);
   const Json* tools = fields.find("tools");
-  if (tools == nullptr) return {};
-  if (!tools->is_array()) bad_field("tools", "a list", *tools);
+  if (tools != nullptr && !tools->is_array()) bad_field("tools", "a list", *tools);
+  if (tools == nullptr || tools->empty()) {
+    fields.only("tool_choice", {"none", "auto"});
+    return out;
+  }
   if (tools->size() > max_tools) {
     throw ApiError(400, "tools: expected at most " + std::to_string(max_tools) + ", got " + std::to_string(tools->size()), "tools");
   }
-  Json out = Json::array();
-  for (size_t i = 0; i < tools->size(); ++i) out.push_back(read_tool((*tools)[i], "tools[" + std::to_string(i) + "]"));
-  const Json* choice = fields.find("tool_choice");
-  return out.empty() || (choice != nullptr && *choice == "none") ? Json() : out;
+  out.offered = Json::array();
+  for (size_t i = 0; i < tools->size(); ++i) out.offered.push_back(read_tool((*tools)[i], "tools[" + std::to_string(i) + "]", out.strict));
+  if (choice != nullptr) read_choice(*choice, out);
+  return out;
+}
+
+void use_tools(App& app, const Tools& tools, Generation& g) {
+  const ChatTemplate* chat_template = app.engine.chat_template();
+  const std::string& source = chat_template->source(!tools.offered.is_null());
+  auto syntax = std::make_shared<AnswerSyntax>();
+  syntax->format = find_tool_call_format(source);
+  const auto refuse = [](const std::string& message) { throw ApiError(400, message, message.substr(0, message.find(':')), "unsupported_parameter"); };
+  if (syntax->format == nullptr) {
+    if (tools.required) refuse("tool_choice: the form in which this model's chat template wants calls is not known here");
+    if (!tools.offered.is_null() && !tools.strict.empty()) refuse("tools: strict: the form in which this model's chat template wants calls is not known here");
+    return;
+  }
+  // Channels are taken apart in any case: without it, an answer would begin with the model's thoughts.
+  if (tools.offered.is_null() && syntax->format->body != ToolCallFormat::Body::harmony) return;
+  for (const Json& tool : tools.offered) {
+    const Json& function = tool["function"];
+    const std::string name = function["name"];
+    if (tools.only.empty() || name == tools.only) syntax->functions[name] = function.value("parameters", Json());
+  }
+  const Tokenizer& tokenizer = app.engine.tokenizer();
+  for (const std::string_view marker : syntax->format->markers()) {
+    const auto id = tokenizer.token_to_id(marker);
+    if (id && tokenizer.is_special(*id)) g.work.shown_special.push_back(*id);
+  }
+  g.work.one_call = !tools.parallel || !tools.only.empty();
+  if (tools.required || !tools.strict.empty()) {
+    ToolGrammarOptions options;
+    options.text = !tools.required;
+    options.several = !g.work.one_call;
+    options.strict = tools.strict;
+    options.is_token = [&](std::string_view marker) {
+      const auto id = tokenizer.token_to_id(marker);
+      return id && tokenizer.is_added(*id);
+    };
+    try {
+      if (g.work.grammar == nullptr || tools.required) g.work.grammar = tool_call_grammar(*syntax, options);
+      GrammarConstraint(g.work.grammar, app.engine.token_table(), {});  // what does not serve is told now
+    } catch (const Error& error) {
+      refuse("tools: " + error.message);
+    }
+  }
+  if (!tools.required) {
+    const std::vector<int32_t>& prompt = g.work.prompts.front();
+    std::string end = tokenizer.decode(std::span(prompt).last(std::min(prompt.size(), prompt_end)), false);
+    end.erase(end.find_last_not_of(" \n") + 1);
+    syntax->thinks = source.find("</think>") != std::string::npos;
+    syntax->begins_thinking = syntax->thinks && end.ends_with("<think>");
+  }
+  g.work.syntax = std::move(syntax);
 }
 
 std::vector<int32_t> encode_conversation(App& app, const Json& messages, const ChatRenderOptions& render) {

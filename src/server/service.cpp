@@ -107,12 +107,22 @@ void Service::start_choice(const std::shared_ptr<Answer>& answer, int choice) {
   request.config = work.config;
   request.stream = static_cast<uint64_t>(choice % work.n);
   request.skip_special_tokens = work.skip_special_tokens;
+  request.shown_special = work.shown_special;
   request.keep_stop_string = work.keep_stop_string;
   if (work.grammar != nullptr) {
     request.constraint = std::make_shared<GrammarConstraint>(work.grammar, engine_.token_table(), work.config.eos_token_id);
   }
   request.cancel = answer->cancelled();
   request.on_text = [answer, choice](std::string_view text) { answer->add_text(choice, text); };
+  if (work.syntax != nullptr && work.one_call) {
+    const std::shared_ptr<AnswerParser> parser = make_answer_parser(*work.syntax);
+    request.on_text = [answer, choice, parser](std::string_view text) {
+      answer->add_text(choice, text);
+      parser->push(text);
+      parser->take();
+    };
+    request.enough = [parser] { return parser->n_calls() > 0; };
+  }
   request.on_prefill = [answer, r](int64_t done, int64_t total) {
     r->started = true;
     answer->set_prefill(done, total);

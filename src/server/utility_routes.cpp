@@ -64,7 +64,7 @@ Reply handle_apply_template(App& app, const Request& request) {
     if (!extra->is_object()) bad_field("chat_template_kwargs", "an object", *extra);
     render.extra = *extra;
   }
-  render.tools = read_tools(fields);
+  render.tools = read_tools(fields).offered;
   const Json* messages = fields.find("messages");
   fields.ignore({"model"});
   fields.finish();

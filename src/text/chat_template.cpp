@@ -283,7 +283,8 @@ bool ChatTemplate::supports_system_role() const {
   }
 }
 
-const std::string& ChatTemplate::source() const {
+const std::string& ChatTemplate::source(bool with_tools) const {
+  if (const Impl::Variant* tool_use = with_tools ? impl_->find("tool_use") : nullptr) return tool_use->source;
   const Impl::Variant* v = impl_->find("default");
   return v != nullptr ? v->source : impl_->variants.front().source;
 }

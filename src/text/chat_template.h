@@ -54,7 +54,7 @@ class ChatTemplate {
   /// True if a conversation with a leading system message renders, and its text appears in the result.
   bool supports_system_role() const;
 
-  const std::string& source() const;  // of the default template
+  const std::string& source(bool with_tools = false) const;  // of the template that is taken by default
   const std::string& origin() const;  // where it came from, for people: "chat_template.jinja", "built-in chatml"
 
   ~ChatTemplate();

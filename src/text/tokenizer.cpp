@@ -167,16 +167,18 @@ int64_t Tokenizer::model_max_length() const { return impl_->pipeline.model_max_l
 struct Detokenizer::Impl {
   const Tokenizer::Impl* tokenizer;
   bool skip_special;
+  std::vector<int32_t> shown;
   DecodeStream stream;
 
   void push(int32_t id) {
-    if (!tokenizer->has(id) || (skip_special && tokenizer->is_special(id))) return;
+    if (!tokenizer->has(id)) return;
+    if (skip_special && tokenizer->is_special(id) && std::find(shown.begin(), shown.end(), id) == shown.end()) return;
     stream.token(tokenizer->id_to_token(id));
   }
 };
 
-Detokenizer::Detokenizer(const Tokenizer& tokenizer, bool skip_special_tokens)
-    : impl_(new Impl{tokenizer.impl_.get(), skip_special_tokens, tokenizer.impl_->pipeline.decoder.stream()}) {}
+Detokenizer::Detokenizer(const Tokenizer& tokenizer, bool skip_special_tokens, std::span<const int32_t> shown)
+    : impl_(new Impl{tokenizer.impl_.get(), skip_special_tokens, {shown.begin(), shown.end()}, tokenizer.impl_->pipeline.decoder.stream()}) {}
 Detokenizer::~Detokenizer() = default;
 Detokenizer::Detokenizer(Detokenizer&&) noexcept = default;
 Detokenizer& Detokenizer::operator=(Detokenizer&&) noexcept = default;

@@ -70,7 +70,8 @@ class Tokenizer {
 /// The tokenizer must outlive it.
 class Detokenizer {
  public:
-  Detokenizer(const Tokenizer& tokenizer, bool skip_special_tokens);
+  /// `shown`: special tokens that are not skipped.
+  Detokenizer(const Tokenizer& tokenizer, bool skip_special_tokens, std::span<const int32_t> shown = {});
   ~Detokenizer();
   Detokenizer(Detokenizer&&) noexcept;
   Detokenizer& operator=(Detokenizer&&) noexcept;

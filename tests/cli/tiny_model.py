@@ -14,6 +14,14 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+# Teaches calls as Qwen's and Hermes' templates do.
+TOOLS = (
+    "{% if tools %}{{ '<|im_start|>system\\n' }}{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "{{ '<tool_call>\\n{\"name\": NAME, \"arguments\": ARGUMENTS}\\n</tool_call><|im_end|>\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
+    "{% for call in message.tool_calls %}{{ '<tool_call>\\n{\"name\": \"' + call.function.name + '\", \"arguments\": ' + (call.function.arguments | tojson) + '}\\n</tool_call>' }}"
+    "{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 NO_SYSTEM = (
     "{% for message in messages %}{% if message['role'] != 'system' %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endif %}"
@@ -34,9 +42,9 @@ def byte_symbols():
     return symbols
 
 
-def successors():
-    """token -> the token after it; ids are the bytes themselves, special tokens from 256 on."""
-    after = {token: token for token in range(256 + len(SPECIAL))}
+def successors(n_says=0):
+    """token -> the token after it; ids are the bytes themselves, special tokens from 256 on, then those of `says`."""
+    after = {token: token for token in range(256 + len(SPECIAL) + n_says)}
     after[ord("\n")] = ord("A")
     for letter in range(ord("A"), ord("Z")):
         after[letter] = letter + 1
@@ -45,6 +53,10 @@ def successors():
     for letter in range(ord("a"), ord("z")):
         after[letter] = letter + 1
     after[ord("z")] = ord("a")
+    first = 256 + len(SPECIAL)
+    for i in range(n_says):
+        after[first + i - 1 if i > 0 else ord("\n")] = first + i
+        after[first + i] = 256 + SPECIAL.index("<|im_end|>")
     return after
 
 
@@ -66,14 +78,14 @@ def dump(directory, name, value):
         json.dump(value, file)
 
 
-def write(directory, context=4096, template=CHATML, tokenizer=True, generation_config=None, **config_changes):
-    """`template` None: a base model. `config_changes` go into config.json (None removes a key)."""
+def write(directory, context=4096, template=CHATML, tokenizer=True, generation_config=None, says=(), **config_changes):
+    """`template` None: a base model. `says`: what it answers instead of the alphabet, each string a token; (string, True): a special one. `config_changes` go into config.json (None removes a key)."""
     os.makedirs(directory, exist_ok=True)
-    d_model, d_ff, d_head, vocab_size = 64, 16, 16, 256 + len(SPECIAL)
+    d_model, d_ff, d_head, vocab_size = 64, 16, 16, 256 + len(SPECIAL) + len(says)
     generator = random.Random(1)
     embedding = [[generator.choice((-1.0, 1.0)) for _ in range(d_model)] for _ in range(vocab_size)]
     output = [[0.0] * d_model for _ in range(vocab_size)]
-    for token, following in successors().items():
+    for token, following in successors(len(says)).items():
         for i in range(d_model):
             output[following][i] += embedding[token][i]
 
@@ -118,6 +130,9 @@ def write(directory, context=4096, template=CHATML, tokenizer=True, generation_c
         {"id": 256 + i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         for i, text in enumerate(SPECIAL)
     ]
+    for text in says:
+        text, special = text if isinstance(text, tuple) else (text, False)
+        added.append({**added[0], "id": 256 + len(added), "content": text, "special": special})
     vocab = {symbol: byte for byte, symbol in byte_symbols().items()}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     dump(directory, "tokenizer.json", {

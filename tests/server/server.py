@@ -36,6 +36,18 @@ def random_model():
     return os.path.join(HERE, "..", "data", "models", "tiny-chat")
 
 
+def roomy_model():
+    """The same with a context of 8192, for prompts with tools in them."""
+    if "roomy" not in _models:
+        _models["roomy"] = shutil.copytree(random_model(), os.path.join(SCRATCH, "roomy"))
+        path = os.path.join(_models["roomy"], "config.json")
+        with open(path) as file:
+            config = json.load(file)
+        with open(path, "w") as file:
+            json.dump({**config, "max_position_embeddings": 8192}, file)
+    return _models["roomy"]
+
+
 class Server:
     """`engine serve` on a free port; its log lines as JSON in `log`."""
 

@@ -43,12 +43,17 @@ def main():
     if program == "page.mjs" and not chromium:
         skip("chromium is not here")
     folder = packages()
-    with s.Server(s.alphabet_model(), "--parallel", "4") as server:
+    template = os.path.join(s.SCRATCH, "tools.jinja")
+    with open(template, "w") as file:
+        file.write(s.tiny_model.TOOLS)
+    with s.Server(s.alphabet_model(), "--parallel", "4") as server, s.Server(s.roomy_model(), "--chat-template", template) as tools:
         command = ["node", os.path.join(folder, program), server.at]
         if program == "page.mjs":
             shots = os.environ.get("ENGINE_SCREENSHOTS") or os.path.join(s.SCRATCH, "shots")
             os.makedirs(shots, exist_ok=True)
             command += [chromium, shots]
+        else:
+            command += [tools.at]
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
     print(result.stdout)
     if not re.search(r"^\d+ passed, \d+ failed$", result.stdout, re.M):

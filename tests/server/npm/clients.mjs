@@ -1,14 +1,27 @@
-// Clients that nobody here wrote, against a running server: clients.mjs URL. Prints `N passed, N failed`.
+// Clients that nobody here wrote, against running servers: clients.mjs URL URL_OF_A_MODEL_WITH_TOOLS. Prints `N passed, N failed`.
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { generateText, jsonSchema, Output, streamText } from 'ai';
+import { generateText, jsonSchema, Output, streamText, tool } from 'ai';
 
 const url = process.argv[2];
 const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ';
 const messages = [{ role: 'user', content: 'hello' }];
 const client = new OpenAI({ baseURL: url + '/v1', apiKey: 'none', maxRetries: 0 });
 const provider = createOpenAICompatible({ name: 'engine', baseURL: url + '/v1', includeUsage: true });
+
+
+const toolsUrl = process.argv[3];
+const toolsClient = new OpenAI({ baseURL: toolsUrl + '/v1', apiKey: 'none', maxRetries: 0 });
+const parameters = {
+  type: 'object', properties: { city: { enum: ['Oslo', 'Rome'] }, days: { type: 'integer' } }, required: ['city', 'days'], additionalProperties: false,
+};
+const weather = { type: 'function', function: { name: 'get_weather', description: 'tells the weather', parameters, strict: true } };
+const callWeather = { model: 'roomy', messages, tools: [weather], tool_choice: 'required', parallel_tool_calls: false, max_tokens: 1000 };
+function checkArguments(text) {
+  const { city, days } = JSON.parse(text);
+  assert.ok(['Oslo', 'Rome'].includes(city) && Number.isInteger(days), text);
+}
 
 const tests = {
   async 'openai: models'() {
@@ -70,6 +83,51 @@ const tests = {
     assert.equal(final.output_text, alphabet);
     assert.equal(final.usage.output_tokens, 27);
   },
+  async 'openai: a tool call, and its result'() {
+    const answer = await toolsClient.chat.completions.create(callWeather);
+    const [choice] = answer.choices;
+    assert.equal(choice.finish_reason, 'tool_calls');
+    assert.equal(choice.message.content, null);
+    const [call] = choice.message.tool_calls;
+    assert.deepEqual([choice.message.tool_calls.length, call.type, call.function.name], [1, 'function', 'get_weather']);
+    checkArguments(call.function.arguments);
+    const next = await toolsClient.chat.completions.create({
+      ...callWeather, tool_choice: 'auto', max_tokens: 5, messages: [...messages, choice.message, { role: 'tool', tool_call_id: call.id, content: 'rain' }],
+    });
+    assert.equal(next.choices[0].message.role, 'assistant');
+  },
+  async 'openai: a tool call, streamed'() {
+    const stream = toolsClient.chat.completions.stream({ ...callWeather, tool_choice: { type: 'function', function: { name: 'get_weather' } } });
+    const pieces = [];
+    stream.on('tool_calls.function.arguments.delta', (event) => pieces.push(event.arguments_delta));
+    const final = await stream.finalChatCompletion();
+    assert.equal(final.choices[0].finish_reason, 'tool_calls');
+    const [call] = final.choices[0].message.tool_calls;
+    checkArguments(call.function.arguments);
+    assert.ok(pieces.length > 1, 'arguments come in one piece');
+    assert.equal(pieces.join(''), call.function.arguments);
+  },
+  async 'openai: a tool call in responses, streamed and not'() {
+    const request = {
+      model: 'roomy', input: 'hello', tools: [{ type: 'function', name: 'get_weather', parameters, strict: true }], tool_choice: 'required',
+      parallel_tool_calls: false, max_output_tokens: 1000,
+    };
+    const answer = await toolsClient.responses.create(request);
+    assert.deepEqual(answer.output.map((item) => [item.type, item.name, item.status]), [['function_call', 'get_weather', 'completed']]);
+    checkArguments(answer.output[0].arguments);
+    const stream = toolsClient.responses.stream(request);
+    let text = '';
+    stream.on('response.function_call_arguments.delta', (event) => { text += event.delta; });
+    const final = await stream.finalResponse();
+    assert.equal(final.output[0].arguments, text);
+    checkArguments(text);
+    const [call] = final.output;
+    const next = await toolsClient.responses.create({
+      ...request, tool_choice: 'auto', max_output_tokens: 5,
+      input: [{ role: 'user', content: 'hello' }, call, { type: 'function_call_output', call_id: call.call_id, output: 'rain' }],
+    });
+    assert.equal(next.object, 'response');
+  },
   async 'openai: errors'() {
     await assert.rejects(client.responses.create({ model: 'alphabet', input: 'x', previous_response_id: 'resp_1' }), (e) => e.param === 'previous_response_id');
     await assert.rejects(client.chat.completions.create({ model: 'other', messages }), (e) => e instanceof OpenAI.NotFoundError && e.code === 'model_not_found');
@@ -102,6 +160,21 @@ const tests = {
     const { output, finishReason } = await generateText({ model: structured.chatModel('alphabet'), output: Output.object({ schema }), prompt: 'hello', temperature: 0 });
     assert.ok(['ABC', 'XYZ'].includes(output.letters));
     assert.equal(finishReason, 'stop');
+  },
+  async 'ai: a tool call, streamed and not'() {
+    const model = createOpenAICompatible({ name: 'engine', baseURL: toolsUrl + '/v1' }).chatModel('roomy');
+    const request = {
+      model, prompt: 'hello', temperature: 0, maxOutputTokens: 1000, toolChoice: { type: 'tool', toolName: 'get_weather' },
+      tools: { get_weather: tool({ description: 'tells the weather', inputSchema: jsonSchema(parameters) }) },
+    };
+    const answer = await generateText(request);
+    assert.equal(answer.finishReason, 'tool-calls');
+    assert.deepEqual(answer.toolCalls.map((call) => call.toolName), ['get_weather']);
+    checkArguments(JSON.stringify(answer.toolCalls[0].input));
+    const streamed = streamText(request);
+    const calls = await streamed.toolCalls;
+    assert.deepEqual(calls.map((call) => [call.toolName, call.input]), answer.toolCalls.map((call) => [call.toolName, call.input]));
+    assert.equal(await streamed.finishReason, 'tool-calls');
   },
   async 'ai: streamText'() {
     const result = streamText({ model: provider.chatModel('alphabet'), messages, maxOutputTokens: 10 });

@@ -1,0 +1,236 @@
+#include "text/answer_parser.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "text/call_readers.h"
+
+namespace engine {
+namespace {
+
+using Kind = AnswerPart::Kind;
+constexpr std::string_view think_open = "<think>", think_close = "</think>";
+
+/// Formats whose calls stand between markers, or begin the answer.
+class MarkerParser final : public AnswerParser {
+ public:
+  explicit MarkerParser(const AnswerSyntax& syntax) : syntax_(syntax), format_(*syntax.format) {
+    if (syntax.begins_thinking) state_ = State::thought;
+  }
+
+  void push(std::string_view text) override {
+    for (const char c : text) byte(c);
+  }
+
+  void finish() override {
+    switch (state_) {
+      case State::text:
+        if (n_calls() > 0 && at_head_ && held_.empty()) break;  // blanks behind a call
+        add(Kind::text, blanks_);
+        add(Kind::text, held_);
+        break;
+      case State::thought: break;
+      case State::opened:
+      case State::call: break_call(raw_); break;
+      case State::list:
+        if (n_in_list_ == 0) break_call(raw_);
+        break;
+      case State::closing: break;  // the call is whole; what came of the marker behind it says nothing
+    }
+  }
+
+ private:
+  enum class State : uint8_t { text, thought, opened, list, call, closing };
+
+  void byte(char c) {
+    if (state_ == State::text) return text_byte(c);
+    if (state_ == State::thought) return thought_byte(c);
+    raw_ += c;
+    switch (state_) {
+      case State::opened: return opened_byte(c);
+      case State::list: return list_byte(c);
+      case State::call: return call_byte(c);
+      default: return closing_byte(c);
+    }
+  }
+
+  // --- outside calls ---
+
+  /// What may stand between calls and says nothing.
+  bool is_between(char c) const { return is_blank(c) || (format_.bare && at_head_ && n_calls() > 0 && (c == ';' || c == ',')); }
+
+  void text_byte(char c) {
+    if (format_.bare && at_head_ && c == '{') {
+      raw_ = std::exchange(blanks_, {}) + c;
+      state_ = State::opened;
+      return opened_byte(c);
+    }
+    held_ += c;
+    const bool opens = held_.ends_with(format_.open), thinks = syntax_.thinks && held_.ends_with(think_open);
+    size_t kept = opens ? format_.open.size() : beginning_of(format_.open, held_);
+    if (syntax_.thinks && !opens) kept = std::max(kept, beginning_of(think_open, held_));
+    if (thinks) kept = 0;
+    for (const char shown : std::string_view(held_).substr(0, held_.size() - kept)) show(shown);
+    held_.erase(0, held_.size() - kept);
+    if (opens) {
+      raw_ = std::exchange(blanks_, {}) + std::exchange(held_, {});
+      state_ = State::opened;
+    } else if (thinks) {
+      state_ = State::thought;
+    }
+  }
+  /// Text, but for blanks that may stand before a call.
+  void show(char c) {
+    if (is_between(c)) {
+      blanks_ += c;
+      return;
+    }
+    at_head_ = false;
+    add(Kind::text, blanks_);
+    add(Kind::text, std::string_view(&c, 1));
+    blanks_.clear();
+  }
+
+  void thought_byte(char c) {
+    add(Kind::text, std::string_view(&c, 1));
+    held_ += c;
+    if (held_.size() > think_close.size()) held_.erase(0, 1);
+    if (held_ != think_close) return;
+    held_.clear();
+    at_head_ = true;
+    state_ = State::text;
+  }
+
+  // --- inside ---
+
+  void opened_byte(char c) {
+    if (is_blank(c)) return;
+    n_in_list_ = 0;
+    in_list_ = c == '[';
+    item_wanted_ = true;
+    if (in_list_) {
+      state_ = State::list;
+    } else if (c == '{') {
+      begin(read_call_object(*this, syntax_, format_.bare), c);
+    } else if (!format_.name_close.empty()) {
+      begin(read_named_call(*this, syntax_), c);
+    } else {
+      broken(c);
+    }
+  }
+
+  void begin(std::unique_ptr<CallReader> reader, char c) {
+    reader_ = std::move(reader);
+    state_ = State::call;
+    call_byte(c);
+  }
+
+  void list_byte(char c) {
+    if (is_blank(c)) return;
+    if (item_wanted_) {
+      if (c == '{') begin(read_call_object(*this, syntax_, false), c);
+      else broken(c);
+    } else if (c == ',') {
+      item_wanted_ = true;
+    } else if (c == ']') {
+      close();
+    } else {
+      again();
+    }
+  }
+
+  void call_byte(char c) {
+    const CallReader::Step step = reader_->push(c);
+    if (step == CallReader::Step::wrong) return broken(c);
+    if (step == CallReader::Step::more) return;
+    end_call();
+    ++n_in_list_;
+    raw_.clear();
+    item_wanted_ = false;
+    if (in_list_) state_ = State::list;
+    else close();
+  }
+
+  void close() {
+    raw_.clear();
+    at_head_ = true;
+    n_closed_ = 0;
+    state_ = format_.close.empty() ? State::text : State::closing;
+  }
+
+  void closing_byte(char c) {
+    if (n_closed_ == 0 && is_blank(c)) return;
+    if (c != format_.close[n_closed_]) return again();
+    if (++n_closed_ < format_.close.size()) return;
+    raw_.clear();
+    state_ = State::text;
+  }
+
+  /// What came since the last call is something else.
+  void again() {
+    state_ = State::text;
+    at_head_ = true;
+    for (const char c : std::exchange(raw_, {})) byte(c);
+  }
+
+  /// No call; the byte that shows it may begin something new.
+  void broken(char c) {
+    raw_.pop_back();
+    break_call(std::exchange(raw_, {}));
+    state_ = State::text;
+    at_head_ = false;
+    byte(c);
+  }
+
+  const AnswerSyntax& syntax_;
+  const ToolCallFormat& format_;
+  State state_ = State::text;
+  bool at_head_ = true;  // nothing but blanks since the beginning, a thought or a call
+  std::string blanks_;   // outside: may stand before a call
+  std::string held_;     // behind them: may become a marker; in a thought: its last bytes
+  std::string raw_;      // inside: the text since the blanks before the marker, or since the last call
+  std::unique_ptr<CallReader> reader_;
+  bool in_list_ = false, item_wanted_ = false;
+  int n_in_list_ = 0;
+  size_t n_closed_ = 0;  // bytes of `close` that have come
+};
+
+}  // namespace
+
+size_t beginning_of(std::string_view marker, std::string_view text) {
+  for (size_t n = std::min(marker.size() - 1, text.size()); n > 0; --n) {
+    if (text.substr(text.size() - n) == marker.substr(0, n)) return n;
+  }
+  return 0;
+}
+
+void AnswerParser::add(Kind kind, std::string_view text) {
+  if (text.empty()) return;
+  if (parts_.empty() || parts_.back().kind != kind) parts_.push_back({kind, {}});
+  parts_.back().text += text;
+}
+
+void AnswerParser::begin_call(std::string_view name) {
+  parts_.push_back({Kind::call_begin, std::string(name)});
+  in_call_ = true;
+}
+
+void AnswerParser::end_call() {
+  parts_.push_back({Kind::call_end, {}});
+  in_call_ = false;
+  ++n_calls_;
+}
+
+void AnswerParser::break_call(std::string_view text) {
+  if (std::exchange(in_call_, false)) parts_.push_back({Kind::call_broken, std::string(text)});
+  else add(Kind::text, text);
+}
+
+std::vector<AnswerPart> AnswerParser::take() { return std::exchange(parts_, {}); }
+
+std::unique_ptr<AnswerParser> make_answer_parser(const AnswerSyntax& syntax) {
+  if (syntax.format->body == ToolCallFormat::Body::harmony) return make_harmony_parser(syntax);
+  return std::make_unique<MarkerParser>(syntax);
+}
+
+}  // namespace engine
