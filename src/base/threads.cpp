@@ -5,14 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "base/machine.h"
 
 namespace engine {
 namespace {
@@ -103,37 +103,36 @@ std::atomic<int64_t>& Worker::next_counter() {
 
 namespace {
 
-/// CPUs of quota / period from cgroup v2 or v1; 0: no limit.
-double cgroup_cpu_limit() {
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (v2 >> quota >> period) return quota == "max" || period <= 0 ? 0 : std::atof(quota.c_str()) / period;
-  std::ifstream q("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), p("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double us = 0;
-  if (q >> us && p >> period && us > 0 && period > 0) return us / period;
-  return 0;
+/// The affinity mask; empty if the system does not tell. It is as long as the kernel's own, which may be built for thousands.
+std::vector<int> allowed_cpus() {
+  std::vector<int> cpus;
+  for (size_t n_sets = 1; n_sets <= 64 && cpus.empty(); n_sets *= 2) {
+    std::vector<cpu_set_t> mask(n_sets);  // zeroed
+    const size_t n_bytes = n_sets * sizeof(cpu_set_t);
+    if (sched_getaffinity(0, n_bytes, mask.data()) != 0) continue;
+    for (size_t cpu = 0; cpu < n_sets * CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET_S(cpu, n_bytes, mask.data())) cpus.push_back(static_cast<int>(cpu));
+    }
+  }
+  return cpus;
 }
 
 }  // namespace
 
 int default_thread_count() {
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
-  if (sched_getaffinity(0, sizeof mask, &mask) != 0) return std::max(1L, sysconf(_SC_NPROCESSORS_ONLN));
+  const std::vector<int> cpus = allowed_cpus();
+  if (cpus.empty()) return static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
   std::set<std::string> cores;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &mask)) continue;
+  for (const int cpu : cpus) {
     // Siblings of one physical core share this list; where it is missing every CPU counts.
     std::string siblings;
     std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
     if (!(file >> siblings)) siblings = "cpu" + std::to_string(cpu);
     cores.insert(siblings);
   }
-  int n = std::max<int>(1, static_cast<int>(cores.size()));
-  const double limit = cgroup_cpu_limit();
-  if (limit > 0) n = std::max(1, std::min(n, static_cast<int>(limit + 0.5)));
-  return n;
+  const int n = static_cast<int>(cores.size());
+  const std::optional<double> limit = group_cpus();
+  return limit && *limit < n ? std::max(1, static_cast<int>(*limit + 0.5)) : n;
 }
 
 }  // namespace engine

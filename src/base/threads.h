@@ -77,7 +77,7 @@ class Worker {
       done += end - begin;
       begin = next.load(std::memory_order_relaxed);
     }
-    learn_share(static_cast<float>(done) / static_cast<float>(n));
+    if (n >= 8 * unit * size_) learn_share(static_cast<float>(done) / static_cast<float>(n));  // else chance decides
     barrier();
   }
 

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "base/machine.h"
 #include "cli/commands.h"
 #include "cli/load.h"
 #include "cli/plan.h"
@@ -10,26 +11,14 @@
 #include "runtime/engine.h"
 
 namespace engine::cli {
-namespace {
-
-/// Resident memory of this process now.
-uint64_t resident_bytes() {
-  uint64_t total = 0, resident = 0;
-  if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
-    if (std::fscanf(file, "%lu %lu", &total, &resident) != 2) resident = 0;
-    std::fclose(file);
-  }
-  return resident * 4096;
-}
-
-}  // namespace
-
 int run_bench(const Options& options) {
   select_isa(options);
   const std::string directory = resolve_model(options.model, options.revision);
+  Options wanted = options;
+  wanted.ctx = (options.bench_prompt > 0 ? options.bench_prompt : 512) + options.bench_tokens * std::max(options.parallel, 1);
   Team team(options.n_threads > 0 ? options.n_threads : default_thread_count());
   const auto start = std::chrono::steady_clock::now();
-  const std::shared_ptr<const Model> model = load_model(directory, options, team);
+  const std::shared_ptr<const Model> model = load_model(directory, wanted, team);
   const double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   // By default what a small context leaves room for.
   const int64_t room = std::max<int64_t>(model->spec().max_positions - options.bench_tokens, 1);
@@ -38,7 +27,7 @@ int run_bench(const Options& options) {
   const BenchResult r = engine::run_bench(model, team,
                                           {.n_prompt = n_prompt, .n_new = options.bench_tokens, .n_runs = options.bench_runs,
                                            .n_sequences = n_sequences, .kv_format = kv_format(options, *model)});
-  const uint64_t rss = resident_bytes();
+  const uint64_t rss = process_memory().resident;
   if (options.json) {
     const Json json = {{"prefill_tok_s", r.prefill_tok_s},
                        {"decode_tok_s", r.decode_tok_s},

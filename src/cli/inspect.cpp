@@ -48,7 +48,7 @@ Forecast forecast_speed(const MemoryPlan& plan, const Options& options) {
   Team team(options.n_threads > 0 ? options.n_threads : default_thread_count());
   Forecast forecast;
   forecast.n_threads = team.size();
-  forecast.read_gb_s = measure_read_gb_s(team, std::min(probe_bytes, plan.available_bytes / 4));
+  forecast.read_gb_s = measure_read_gb_s(team, std::min(probe_bytes, available_memory().bytes / 4));
   forecast.limit_tok_s = forecast.read_gb_s * 1e9 / static_cast<double>(std::max<uint64_t>(plan.active_weight_bytes, 1));
   forecast.expected_tok_s = expected_decode_fraction * forecast.limit_tok_s;
   return forecast;
@@ -94,11 +94,14 @@ Json json_report(const Model& model, const std::vector<TensorInfo>& tensors, con
   if (!chat.origin.empty()) report["template_system_role"] = chat.system_role;
   report["plan"] = {{"ctx", plan.ctx},
                     {"weights_bytes", plan.weight_bytes},
+                    {"owned_bytes", plan.owned_bytes},
+                    {"lookup_bytes", plan.lookup_bytes},
                     {"kv_bytes", plan.kv_bytes},
                     {"kv_bytes_per_position", plan.kv_bytes_per_position},
                     {"scratch_bytes", plan.scratch_bytes},
                     {"total_bytes", plan.total_bytes},
-                    {"available_bytes", plan.available_bytes},
+                    {"available_bytes", plan.available.bytes},
+                    {"available_by", plan.available.set_by},
                     {"fits", plan.fits},
                     {"largest_ctx", plan.largest_ctx}};
   report["forecast"] = {{"threads", forecast.n_threads},
@@ -136,13 +139,13 @@ std::string text_report(const Model& model, const std::vector<TensorInfo>& tenso
   if (!model.import_format().empty()) line("quantized", model.import_format());
   line("chat template", chat.origin.empty() ? "none" : chat.origin + (chat.system_role ? "" : ", without a system role"));
   out += "\nmemory for a context of " + number(plan.ctx) + ":\n";
-  line("  weights", bytes_text(plan.weight_bytes));
+  line("  weights", bytes_text(plan.weight_bytes) + (plan.lookup_bytes > 0 ? ", besides " + bytes_text(plan.lookup_bytes) + " that stay in the file" : ""));
   line("  KV cache", bytes_text(plan.kv_bytes) + " (" + bytes_text(plan.kv_bytes_per_position) + " a position)");
   line("  scratch", bytes_text(plan.scratch_bytes));
   std::string verdict = plan.fits ? ": fits" : ": does not fit";
   if (!plan.fits && plan.largest_ctx > 0) verdict += ", --ctx " + number(plan.largest_ctx) + " would";
-  line("  in all", bytes_text(plan.total_bytes) + " of " + bytes_text(plan.available_bytes) +
-                       (options.mem_bytes ? " (--mem)" : " available") + verdict);
+  line("  in all", bytes_text(plan.total_bytes) + " of " + bytes_text(plan.available.bytes) +
+                       (options.mem_bytes ? " (--mem)" : std::string(" that ") + plan.available.set_by + " leaves") + verdict);
   char speed[256];
   std::snprintf(speed, sizeof speed,
                 "\nspeed with %d thread%s:\n"

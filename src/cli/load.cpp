@@ -35,12 +35,54 @@ void tell_import(const Model& model, const Options& options) {
   if (!options.quiet && !is_builtin_directory(model.directory())) write_stderr(printable(import_text(model)));
 }
 
-void check_memory(const MemoryPlan& plan, uint64_t limit) {
-  if (plan.total_bytes <= limit) return;
-  const std::string sizes = "weights " + bytes_text(plan.weight_bytes) + ", KV cache " + bytes_text(plan.kv_bytes) + " for " +
-                            std::to_string(plan.ctx) + " positions, scratch " + bytes_text(plan.scratch_bytes);
-  throw Error("--mem: expected at least " + bytes_text(plan.total_bytes) + " (" + sizes + "), got " + bytes_text(limit),
-              plan.largest_ctx > 0 ? "--ctx " + std::to_string(plan.largest_ctx) + " would fit" : "weights and scratch alone do not fit");
+/// Positions that there must be room for where nobody said how many: a few questions and answers.
+constexpr int64_t min_ctx = 256;
+
+constexpr int64_t block = kernels::kv_block_tokens;
+
+uint64_t kv_bytes(const MemoryPlan& plan, int64_t ctx) {
+  return plan.kv_bytes_per_position * static_cast<uint64_t>((ctx + block - 1) / block * block);
+}
+
+int64_t positions_in(const MemoryPlan& plan, uint64_t bytes) {
+  return static_cast<int64_t>(bytes / plan.kv_bytes_per_position) / block * block;
+}
+
+std::string sizes_text(uint64_t weights, const MemoryPlan& plan, int64_t ctx) {
+  return bytes_text(weights + plan.scratch_bytes + kv_bytes(plan, ctx)) + " (weights " + bytes_text(weights) + ", KV cache " +
+         bytes_text(kv_bytes(plan, ctx)) + " for " + std::to_string(ctx) + " positions, scratch " + bytes_text(plan.scratch_bytes) + ")";
+}
+
+/// With --mem: bytes for KV caches. Throws Error if less than the plan.
+uint64_t kv_budget_of_limit(const MemoryPlan& plan, uint64_t limit) {
+  if (plan.total_bytes > limit) {
+    throw Error("--mem: expected at least " + sizes_text(plan.weight_bytes, plan, plan.ctx) + ", got " + bytes_text(limit),
+                plan.largest_ctx > 0 ? "--ctx " + std::to_string(plan.largest_ctx) + " would fit" : "weights and scratch alone do not fit");
+  }
+  return limit - plan.weight_bytes - plan.scratch_bytes;
+}
+
+/// Without: of what is available, the tenth that is left out being for all that is not in the plan (the tokenizer, stacks). Weights in mapped
+/// files are no reason to refuse, only slow where memory does not hold them. Throws Error if the rest does not fit, with `ctx` positions, or
+/// the few that there must be. `has_mem`: the command has an option --mem.
+uint64_t kv_budget_of_machine(const MemoryPlan& plan, const Options& options, bool has_mem) {
+  const uint64_t usable = plan.available.bytes / 10 * 9, fixed = plan.owned_bytes + plan.scratch_bytes;
+  const int64_t ctx = options.ctx > 0 ? plan.ctx : std::min(plan.ctx, min_ctx);
+  const uint64_t left = usable > fixed ? usable - fixed : 0, least = kv_bytes(plan, ctx);
+  const auto usable_text = [&] { return bytes_text(usable) + " (what " + plan.available.set_by + " leaves, less a tenth)"; };
+  if (left < least) {
+    const int64_t fitting = positions_in(plan, left);
+    throw Error("memory: expected at least " + sizes_text(plan.owned_bytes, plan, ctx) + ", got " + usable_text(),
+                (fitting > 0 ? "--ctx " + std::to_string(fitting) + " would fit" : std::string("a smaller --dtype takes less")) +
+                    (has_mem ? "; --mem SIZE in place of what was found" : ""));
+  }
+  const uint64_t mapped = plan.weight_bytes - plan.owned_bytes;
+  if (left - least >= mapped) return left - mapped;
+  if (!options.quiet) {
+    write_stderr("memory: " + bytes_text(mapped) + " of weights do not fit into " + usable_text() +
+                 ": they will be read from the file again and again\n");
+  }
+  return std::max(least, left / 2);
 }
 
 }  // namespace
@@ -104,6 +146,7 @@ std::shared_ptr<const Model> load_plan(const std::string& directory, const Optio
 }
 
 std::shared_ptr<const Model> load_model(const std::string& directory, const Options& options, Team& team) {
+  (void)kv_budget_of_machine(plan_memory(load_plan(directory, options), options), options, false);
   Progress bar("loading", options.quiet);
   LoadOptions load = load_options(options);
   load.team = &team;
@@ -137,19 +180,25 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   wanted.kv_format = wanted_kv_format(options);
   wanted.chat_template = options.chat_template;
   if (!options.draft.empty()) wanted.draft_directory = resolve_model(options.draft, "main");
-  if (options.mem_bytes) {
-    MemoryPlan plan = plan_memory(load_plan(directory, options), options);
-    const MemoryPlan draft = options.draft.empty() ? MemoryPlan() : draft_plan(wanted.draft_directory, options, plan.ctx);
-    plan.weight_bytes += draft.weight_bytes;
-    plan.scratch_bytes += draft.scratch_bytes;
-    plan.kv_bytes += draft.kv_bytes;
-    plan.total_bytes += draft.total_bytes;
-    check_memory(plan, *options.mem_bytes);
-    // Both caches hold the same positions.
-    const uint64_t kv_budget = *options.mem_bytes - plan.weight_bytes - plan.scratch_bytes;
-    const double share = static_cast<double>(draft.kv_bytes_per_position) / static_cast<double>(draft.kv_bytes_per_position + plan.kv_bytes_per_position);
+  MemoryPlan plan = plan_memory(load_plan(directory, options), options);
+  const MemoryPlan draft = options.draft.empty() ? MemoryPlan() : draft_plan(wanted.draft_directory, options, plan.ctx);
+  // Both caches hold the same positions.
+  const double share = static_cast<double>(draft.kv_bytes_per_position) / static_cast<double>(draft.kv_bytes_per_position + plan.kv_bytes_per_position);
+  plan.weight_bytes += draft.weight_bytes;
+  plan.owned_bytes += draft.owned_bytes;
+  plan.scratch_bytes += draft.scratch_bytes;
+  plan.kv_bytes += draft.kv_bytes;
+  plan.kv_bytes_per_position += draft.kv_bytes_per_position;
+  plan.total_bytes += draft.total_bytes;
+  const uint64_t kv_budget = options.mem_bytes ? kv_budget_of_limit(plan, *options.mem_bytes) : kv_budget_of_machine(plan, options, true);
+  // Who comes to a server decides how much is asked for, so there it is always bounded.
+  if (options.mem_bytes || options.parallel > 0 || plan.kv_bytes > kv_budget) {
     wanted.scheduler.draft_kv_budget_bytes = static_cast<uint64_t>(share * static_cast<double>(kv_budget));
     wanted.scheduler.kv_budget_bytes = kv_budget - wanted.scheduler.draft_kv_budget_bytes;
+  }
+  if (plan.kv_bytes > kv_budget && !options.quiet) {
+    write_stderr("context: " + std::to_string(positions_in(plan, kv_budget)) + " of " + std::to_string(plan.ctx) + " positions fit into what " +
+                 plan.available.set_by + " leaves\n");
   }
   Progress bar("loading", options.quiet);
   wanted.load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };

@@ -5,7 +5,6 @@
 
 #include "cli/commands.h"
 #include "cli/load.h"
-#include "cli/plan.h"
 #include "demo/demo.h"
 
 namespace engine::cli {
@@ -29,8 +28,6 @@ int run_serve(const Options& given) {
   server::prepare_server_signals();
   Options options = given;
   if (options.parallel == 0) options.parallel = default_parallel;
-  // Clients decide how much is asked for, so there is always a limit.
-  if (!options.mem_bytes) options.mem_bytes = available_memory() / 10 * 9;
   const std::unique_ptr<Engine> engine = load_engine(options);
 
   server::ServerOptions server = options.server;

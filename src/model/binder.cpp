@@ -196,8 +196,9 @@ void Binder::ends(const std::string& embedding, const std::string& output) {
   const bool tied = spec().tied_embeddings;
   const std::string name = embedding + ".weight";
   // Rows are looked up as they are stored, a few at a time. Where the output matrix is quantized it is a matrix of its own, tied or not.
-  const uint64_t n_parameters = model_.n_parameters_;
+  const uint64_t n_parameters = model_.n_parameters_, mapped_bytes = model_.mapped_bytes_;
   matrix(weights().embedding, name, vocab, d, {}, tied && options_.dtype < WeightDType::i8 ? Precision::output : Precision::exact);
+  if (!tied || options_.dtype >= WeightDType::i8) model_.lookup_bytes_ = model_.mapped_bytes_ - mapped_bytes;
   if (!tied) {
     linear(weights().output, output, vocab, d, false, {}, Precision::output);
   } else if (options_.dtype >= WeightDType::i8) {

@@ -14,9 +14,11 @@ using kernels::AttentionPart;
 using kernels::kv_block_tokens;
 using kernels::kv_segment_tokens;
 
-/// Queries of one attention tile: enough to share each key among, few enough for the first-level cache.
+/// Queries of one attention tile: enough to share each segment of keys and values, which then lies in the second-level cache, among.
 constexpr int max_tile_queries = 64;
-constexpr size_t max_parts_bytes = size_t{64} << 20;
+constexpr uint64_t max_parts_bytes = uint64_t{64} << 20;
+
+int64_t segments_of(int64_t n_positions) { return (n_positions + kv_segment_tokens - 1) / kv_segment_tokens; }
 
 size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
@@ -98,7 +100,9 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
   logit_tokens.reserve(max_logit_rows);
   units.reserve(static_cast<size_t>(n) * spec.n_kv_heads);
   long_rope.reserve(n);
-  parts = Buffer(max_parts_bytes);
+  // Attention is split by segments where there are fewer than two units a thread (see plan()); beyond the trained context perhaps not.
+  const auto most_segments = static_cast<uint64_t>(segments_of(std::max<int64_t>(spec.max_positions, 1)));
+  parts = Buffer(std::min(max_parts_bytes, (2 * static_cast<uint64_t>(team.size()) - 1) * most_segments * tile_floats * sizeof(float)));
 }
 
 // --- planning ------------------------------------------------------------------------------------------------------------
@@ -137,9 +141,9 @@ void Decoder::Impl::plan(std::span<const BatchItem> batch) {
   // The last tiles see the most keys: taken first, they do not end up as one thread's tail.
   std::reverse(units.begin(), units.end());
   if (!batch.empty()) kv_layout = batch[0].kv->pool().layout();
-  max_segments = static_cast<int32_t>((longest + kv_segment_tokens - 1) / kv_segment_tokens);
+  max_segments = static_cast<int32_t>(segments_of(longest));
   split = max_segments > 1 && units.size() < 2 * static_cast<size_t>(team.size()) &&
-          units.size() * max_segments * tile_floats * sizeof(float) <= max_parts_bytes;
+          units.size() * max_segments * tile_floats * sizeof(float) <= parts.size();
 }
 
 // --- pieces ----------------------------------------------------------------------------------------------------------------
@@ -547,6 +551,6 @@ std::span<float> Decoder::logits(int row) {
 
 void Decoder::set_min_shared_work(uint64_t multiply_adds) { impl_->min_shared_work = multiply_adds; }
 
-uint64_t Decoder::scratch_bytes() const { return impl_->memory.size(); }
+uint64_t Decoder::scratch_bytes() const { return impl_->memory.size() + impl_->parts.size(); }
 
 }  // namespace engine

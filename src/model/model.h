@@ -115,6 +115,8 @@ class Model {
   /// Bytes that stay in use: mapped and converted weights.
   uint64_t weight_bytes() const { return mapped_bytes_ + owned_bytes_; }
   uint64_t owned_bytes() const { return owned_bytes_; }
+  /// Of the mapped bytes, an embedding that is no output matrix: a row a token is looked up, the rest stays in the file.
+  uint64_t lookup_bytes() const { return lookup_bytes_; }
   /// Weight bytes read to decode one token (active experts only).
   uint64_t active_bytes() const { return active_bytes_; }
   std::vector<TensorInfo> tensors() const;
@@ -133,7 +135,7 @@ class Model {
   std::string directory_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::vector<Buffer> owned_;  // vectors widened to float32, converted matrices
-  uint64_t n_parameters_ = 0, n_active_parameters_ = 0, mapped_bytes_ = 0, owned_bytes_ = 0, active_bytes_ = 0;
+  uint64_t n_parameters_ = 0, n_active_parameters_ = 0, mapped_bytes_ = 0, owned_bytes_ = 0, lookup_bytes_ = 0, active_bytes_ = 0;
   bool quantized_ = false;
   int n_adapted_ = 0;
   std::string import_format_;

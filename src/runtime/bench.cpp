@@ -7,6 +7,7 @@
 
 #include "base/buffer.h"
 #include "base/error.h"
+#include "base/machine.h"
 #include "model/decoder.h"
 
 namespace engine {
@@ -22,7 +23,7 @@ double median(std::vector<double> values) {
 /// Measures what the machine can do, over and over: a shared machine's memory is faster one second than the next.
 class LimitsProbe {
  public:
-  explicit LimitsProbe(Team& team, size_t n_bytes = size_t{384} << 20)
+  LimitsProbe(Team& team, size_t n_bytes)
       : team_(team), n_bytes_(std::max<size_t>(n_bytes / chunk, 4) * chunk), memory_(n_bytes_, true) {
     team_.run([&](Worker& w) {
       w.for_chunks(static_cast<int64_t>(n_bytes_), chunk,
@@ -68,14 +69,6 @@ class LimitsProbe {
 
 }  // namespace
 
-MachineLimits measure_limits(Team& team) {
-  LimitsProbe probe(team);
-  MachineLimits limits;
-  limits.read_gb_s = probe.read_gb_s();
-  for (int i = 0; i < 3; ++i) limits.int8_gmac_s = std::max(limits.int8_gmac_s, probe.int8_gmac_s());
-  return limits;
-}
-
 double measure_read_gb_s(Team& team, uint64_t n_bytes) { return LimitsProbe(team, n_bytes).read_gb_s(); }
 
 BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, const BenchOptions& options) {
@@ -87,11 +80,12 @@ BenchResult run_bench(std::shared_ptr<const Model> model, Team& team, const Benc
                 std::to_string(n_prompt) + " + " + std::to_string(n_new));
   }
   BenchResult result;
-  LimitsProbe probe(team);
   constexpr int batch = 512;
   Decoder decoder(model, team, batch, options.n_sequences);
   const KvLayout layout = KvLayout::of(spec, options.kv_format);
   KvPool pool(layout, ((n_prompt + n_new) / kernels::kv_block_tokens + 2) * options.n_sequences);
+  // More than caches hold; on a small machine a part of what the model leaves.
+  LimitsProbe probe(team, std::min<uint64_t>(uint64_t{384} << 20, available_memory().bytes / 4));
   std::vector<int32_t> prompt(static_cast<size_t>(n_prompt));
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>((i * 7919 + 13) % static_cast<size_t>(spec.vocab_size));
   // The output matrix is multiplied with the last position only.

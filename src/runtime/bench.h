@@ -14,7 +14,6 @@ struct MachineLimits {
   double read_gb_s = 0;     // streaming reads of memory, 10^9 bytes per second, all threads
   double int8_gmac_s = 0;   // multiply-adds of the quantized kernels' inner loop on data in the first-level cache, 10^9 per second
 };
-MachineLimits measure_limits(Team& team);
 
 /// read_gb_s alone, over n_bytes of memory (rounded down to whole pieces of 4 MiB, at least 16): a fraction of a second.
 double measure_read_gb_s(Team& team, uint64_t n_bytes);

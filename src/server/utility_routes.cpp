@@ -1,10 +1,8 @@
 #include "server/utility_routes.h"
 
-#include <unistd.h>
-
 #include <cstdio>
-#include <fstream>
 
+#include "base/machine.h"
 #include "server/openai.h"
 #include "text/tokenizer.h"
 
@@ -86,12 +84,6 @@ Reply handle_load_model(App& app, const Request& request) {
   return reply;
 }
 
-uint64_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  uint64_t total = 0, resident = 0;
-  return file >> total >> resident ? resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) : 0;
-}
-
 std::string escaped(const std::string& text) {
   std::string out;
   for (const char c : text) {
@@ -141,7 +133,7 @@ Reply handle_metrics(App& app, const Request&) {
   out.add("steps_total", "counter", "Forward passes.", n(m.steps));
   out.add("decode_seconds_total", "counter", "Time between first and last tokens, over all answers.", n(m.decode_us) / 1e6);
   out.add("kv_bytes", "gauge", "KV cache in use, the prefix cache's share included.", n(m.kv_bytes));
-  out.add("resident_bytes", "gauge", "Memory of the process.", static_cast<double>(resident_bytes()));
+  out.add("resident_bytes", "gauge", "Memory of the process.", static_cast<double>(process_memory().resident));
   out.head("first_token_seconds", "histogram", "From a request's arrival to its first token.");
   double sum = 0;
   for (size_t i = 0; i < std::size(m.first_token); ++i) {

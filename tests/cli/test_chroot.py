@@ -1,8 +1,10 @@
 """The program alone in an empty root directory: no /etc, /proc, /dev, nothing to look anything up in."""
+import json
 import os
 import shutil
 import subprocess
 import unittest
+import urllib.request
 
 from harness import ENGINE, HERE, Case, Result, main, model
 from hub_server import Hub, make_certificate
@@ -15,10 +17,14 @@ ENTER = ["chroot", ROOT] if os.getuid() == 0 else ["unshare", "--user", "--map-r
 SEARCH = {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
 
 
-def alone(*arguments, stdin="", environment=None, timeout=60):
+def command(*arguments, environment=None):
     enter = [shutil.which(ENTER[0], path=SEARCH["PATH"]) or ENTER[0], *ENTER[1:]]
     clean = [shutil.which("env"), "-i", *("%s=%s" % pair for pair in (environment or {}).items()), "PATH=" + SEARCH["PATH"]]
-    done = subprocess.run([*clean, *enter, "/engine", *arguments], input=stdin.encode(), capture_output=True, timeout=timeout, cwd="/")
+    return [*clean, *enter, "/engine", *arguments]
+
+
+def alone(*arguments, stdin="", environment=None, timeout=60):
+    done = subprocess.run(command(*arguments, environment=environment), input=stdin.encode(), capture_output=True, timeout=timeout, cwd="/")
     return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -42,6 +48,25 @@ class Chroot(Case):
         result = self.succeeds(alone("chat", "-q", stdin="My name is Clara.\nWhat is my name?\n!save chat.json\n!exit\n"))
         self.assertIn("Clara", result.out.splitlines()[1])
         self.assertTrue(os.path.isfile(os.path.join(ROOT, "chat.json")))
+
+    def test_sampling(self):
+        # Random numbers come from the system by a call, where there is no /dev/urandom.
+        answers = {self.succeeds(alone("generate", "-q", "-p", "Hello", "do_sample=True", "temperature=1.9", "top_k=0", "max_new_tokens=24")).out for _ in range(4)}
+        self.assertGreater(len(answers), 1, answers)
+
+    def test_serve(self):
+        with subprocess.Popen(command("serve", "--port", "0", "--log", "json"), stderr=subprocess.PIPE, text=True, cwd="/") as process:
+            try:
+                at = next(json.loads(line)["at"] for line in process.stderr if '"listening"' in line)
+                body = json.dumps({"messages": [{"role": "user", "content": "What is the capital of France?"}]}).encode()
+                request = urllib.request.Request(at + "/v1/chat/completions", body, {"Content-Type": "application/json"})
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    self.assertEqual(json.load(answer)["choices"][0]["message"]["content"], "The capital of France is Paris.")
+                with urllib.request.urlopen(at + "/metrics", timeout=60) as answer:
+                    self.assertIn("resident_bytes 0", answer.read().decode())  # nothing tells
+            finally:
+                process.terminate()
+        self.assertEqual(process.returncode, 0)
 
     def test_a_model_directory(self):
         shutil.copytree(model(), os.path.join(ROOT, "model"))
