@@ -20,7 +20,10 @@ constexpr std::string_view continue_tag = "CONTINUE_FINAL_MESSAGE_TAG ";
 constexpr const char* special_token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                "pad_token", "cls_token", "mask_token"};
 
-bool file_exists(const fs::path& path) { return find_builtin_file(path.native()) != nullptr || fs::is_regular_file(path); }
+bool file_exists(const fs::path& path) {
+  std::error_code ignored;
+  return find_builtin_file(path.native()) != nullptr || fs::is_regular_file(path, ignored);
+}
 
 /// A file's JSON object, or an empty one if there is no such file.
 Json read_optional_object(const fs::path& path) {

@@ -232,7 +232,7 @@ class Generate(Case):
 
     def test_links_that_lead_nowhere(self):
         path = tiny_model.write(os.path.join(HERE, "loops"))
-        for name in ("additional_chat_templates", "loop"):
+        for name in ("additional_chat_templates", "chat_template.jinja", "added_tokens.json", "loop"):
             os.symlink(name, os.path.join(path, name))
         self.assertEqual(self.succeeds(engine("generate", path, "-p", "x", "max_new_tokens=2")).out, "AB\n")
         self.succeeds(engine("quantize", path, os.path.join(HERE, "loops-int8"), "--dtype", "int8"))
