@@ -1,10 +1,13 @@
 #include "base/json.h"
 
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include <chrono>
+#include <fstream>
 #include <iterator>
 #include <string>
+#include <thread>
 
 #include "base/error.h"
 #include "temp_dir.h"
@@ -114,4 +117,18 @@ TEST_CASE("files: limits and what cannot be read") {
   CHECK_THROWS_WITH_AS(read_text_file(dir.path()), doctest::Contains("cannot read"), Error);
   dir.write("bad", "{");
   CHECK_THROWS_WITH_AS(read_json_file(dir.file("bad")), doctest::Contains("bad: expected JSON"), Error);
+}
+
+TEST_CASE("files: a named pipe is read if somebody writes to it, and not waited for if nobody does") {
+  const test::TempDir dir;
+  REQUIRE(mkfifo(dir.file("pipe").c_str(), 0600) == 0);
+  CHECK_THROWS_WITH_AS(read_text_file(dir.file("pipe")), doctest::Contains("a pipe that nothing was written to"), Error);
+  std::thread writer([&] {
+    std::ofstream out(dir.file("pipe"));
+    out << "one" << std::flush;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    out << "two";
+  });
+  CHECK(read_text_file(dir.file("pipe")) == "onetwo");
+  writer.join();
 }

@@ -207,6 +207,23 @@ TEST_CASE("nothing left to choose and scores that are not numbers are errors") {
   CHECK_THROWS_WITH_AS(Sampler(config, 3, 1), "bad_words_ids: expected token ids below the vocabulary's 3, got 3", Error);
 }
 
+TEST_CASE("scores near the end of float's range, divided by a tiny temperature") {
+  const std::vector<int32_t> tokens = {0};
+  for (const char* warper : {"top_p", "typical_p", "min_p", "top_k", "epsilon_cutoff", "eta_cutoff"}) {
+    CAPTURE(std::string(warper));
+    for (const double temperature : {2e-30, 1e-3, 1.0}) {
+      GenerationConfig config = sampling(1);
+      config.temperature = temperature;
+      config.set(warper, warper == std::string("top_k") ? "40" : "0.9");
+      std::vector<float> logits(100);
+      for (size_t i = 0; i < logits.size(); ++i) logits[i] = (i % 2 == 0 ? 3e38f : -3e38f) / static_cast<float>(1 + i / 50);
+      const int32_t token = Sampler(config, 100, 1).sample(logits, tokens);
+      CHECK(token % 2 == 0);
+      CHECK(token < 100);
+    }
+  }
+}
+
 TEST_CASE("choosing among 150,000 tokens is quick") {
   const std::vector<float> base = large_logits(150000, 7);
   const std::vector<int32_t> tokens = {5, 9, 5, 9};

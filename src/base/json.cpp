@@ -1,9 +1,12 @@
 #include "base/json.h"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -15,6 +18,7 @@ namespace engine {
 namespace {
 
 constexpr int max_json_depth = 256;
+constexpr int max_wait_ms = 2000;  // for the first bytes from a named pipe, if no program has it open for writing
 
 /// Finds nesting beyond the limit before the recursive parser does; strings are skipped.
 bool too_deep(std::string_view text) {
@@ -167,21 +171,32 @@ std::string read_text_file(const std::string& path, size_t max_bytes) {
     if (builtin->bytes.size() > max_bytes) throw Error(path + ": expected at most " + std::to_string(max_bytes) + " bytes, got more");
     return {reinterpret_cast<const char*>(builtin->bytes.data()), builtin->bytes.size()};
   }
+  // O_NONBLOCK for opening only: a named pipe must not wait for a writer that never comes.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) throw Error(path + ": cannot read: " + std::strerror(errno));
   struct Closer {
-    void operator()(std::FILE* f) const { std::fclose(f); }
-  };
-  std::unique_ptr<std::FILE, Closer> file(std::fopen(path.c_str(), "rb"));
-  if (!file) throw Error(path + ": cannot read: " + std::strerror(errno));
+    const int fd;
+    ~Closer() { close(fd); }
+  } closer{fd};
+  struct stat info;
+  const bool pipe = fstat(fd, &info) == 0 && S_ISFIFO(info.st_mode);
+  if (pipe) {
+    pollfd writer{fd, POLLIN, 0};
+    poll(&writer, 1, max_wait_ms);
+  }
+  fcntl(fd, F_SETFL, 0);
   std::string out;
   char buffer[1 << 16];
-  size_t n;
-  while ((n = std::fread(buffer, 1, sizeof buffer, file.get())) > 0) {
-    out.append(buffer, n);
+  ssize_t n;
+  while ((n = read(fd, buffer, sizeof buffer)) != 0) {
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw Error(path + ": cannot read: " + std::strerror(errno));
+    out.append(buffer, static_cast<size_t>(n));
     if (out.size() > max_bytes) {
       throw Error(path + ": expected at most " + std::to_string(max_bytes) + " bytes, got more");
     }
   }
-  if (std::ferror(file.get())) throw Error(path + ": cannot read: " + std::strerror(errno));
+  if (pipe && out.empty()) throw Error(path + ": expected a file, got a pipe that nothing was written to");
   return out;
 }
 

@@ -62,7 +62,8 @@ History::History(std::string path) : path_(std::move(path)) {
 }
 
 void History::load() {
-  if (!std::filesystem::exists(path_)) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path_, ignored)) {
     make_private_directory(std::filesystem::path(path_).parent_path());
     return;
   }

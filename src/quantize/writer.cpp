@@ -263,7 +263,8 @@ void DirectoryWriter::finish() {
   write_text("config.json", config_text());
   for (const auto& entry : fs::directory_iterator(source_)) {
     const std::string name = entry.path().filename().string();
-    if (entry.is_regular_file() && name != "config.json" && name[0] != '.' && !is_weights(entry.path())) copy_file(name);
+    std::error_code ignored;
+    if (entry.is_regular_file(ignored) && name != "config.json" && name[0] != '.' && !is_weights(entry.path())) copy_file(name);
   }
   for (int& fd : files_) {
     if (fsync(fd) != 0 && errno != EINVAL) fail(out_, "cannot write");

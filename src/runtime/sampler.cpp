@@ -264,20 +264,26 @@ struct Sampler::Impl {
   }
 
   /// Temperature and top_k: fills `candidates` with what they leave, scores divided. Division keeps the order, so the search can go before it.
+  /// Scores end at 1e38: two that overflowed would differ by NaN, of which there is no order.
   void run_temperature_and_top_k(std::span<const float> logits) {
     const float temperature = static_cast<float>(config.temperature);
+    const auto divided = [temperature](float logit) {
+      constexpr float most = 1e38f;
+      const float score = logit / temperature;
+      return score > most ? most : score < -most && logit != minus_inf ? -most : score;
+    };
     float low = minus_inf;
     if (config.top_k > 0) {
-      low = kth_largest(logits, block_max, static_cast<size_t>(std::min<int64_t>(config.top_k, vocab_size))) / temperature;
+      low = divided(kth_largest(logits, block_max, static_cast<size_t>(std::min<int64_t>(config.top_k, vocab_size))));
     }
     Candidates& c = candidates;
-    const auto has_some = [&](float maximum) { return maximum / temperature >= low; };
+    const auto has_some = [&](float maximum) { return divided(maximum) >= low; };
     c.resize(block_size * static_cast<size_t>(std::count_if(block_max.begin(), block_max.end(), has_some)));
     size_t n = 0;
     for (size_t b = 0; b < block_max.size(); ++b) {
       if (!has_some(block_max[b])) continue;
       for (size_t i = b * block_size; i < std::min(logits.size(), (b + 1) * block_size); ++i) {
-        const float score = logits[i] / temperature;
+        const float score = divided(logits[i]);
         c.id[n] = static_cast<int32_t>(i);
         c.score[n] = score;
         n += score >= low && score != minus_inf;

@@ -20,7 +20,10 @@ constexpr std::string_view continue_tag = "CONTINUE_FINAL_MESSAGE_TAG ";
 constexpr const char* special_token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                "pad_token", "cls_token", "mask_token"};
 
-bool file_exists(const fs::path& path) { return find_builtin_file(path.native()) != nullptr || fs::is_regular_file(path); }
+bool file_exists(const fs::path& path) {
+  std::error_code ignored;
+  return find_builtin_file(path.native()) != nullptr || fs::is_regular_file(path, ignored);
+}
 
 /// A file's JSON object, or an empty one if there is no such file.
 Json read_optional_object(const fs::path& path) {
@@ -183,11 +186,14 @@ std::optional<ChatTemplate> ChatTemplate::from_directory(const std::string& dire
   Impl& impl = *t.impl_;
   if (file_exists(root / "chat_template.jinja"))
     impl.add("default", read_text_file((root / "chat_template.jinja").string(), max_template_bytes));
-  if (fs::is_directory(root / "additional_chat_templates")) {
+  const fs::path more = root / "additional_chat_templates";
+  std::error_code error;
+  if (fs::is_directory(more, error)) {
     std::vector<fs::path> files;
-    for (const auto& entry : fs::directory_iterator(root / "additional_chat_templates")) {
-      if (entry.path().extension() == ".jinja") files.push_back(entry.path());
+    for (fs::directory_iterator entry(more, error), end; !error && entry != end; entry.increment(error)) {
+      if (entry->path().extension() == ".jinja") files.push_back(entry->path());
     }
+    if (error) throw Error(more.string() + ": cannot read: " + error.message());
     std::sort(files.begin(), files.end());
     for (const fs::path& file : files)
       impl.add(file.stem().string(), read_text_file(file.string(), max_template_bytes));
@@ -225,7 +231,8 @@ ChatTemplate ChatTemplate::from_option(const std::string& name_or_path, const st
   } else {
     std::string names;
     for (const BuiltinTemplate& b : builtins) names += (names.empty() ? "" : ", ") + std::string(b.name);
-    if (!fs::is_regular_file(name_or_path))
+    std::error_code ignored;
+    if (!fs::is_regular_file(name_or_path, ignored))
       throw Error("--chat-template: expected a file or one of " + names + ", got '" + name_or_path + "'");
     t.impl_->origin = name_or_path;
     t.impl_->add("default", read_text_file(name_or_path, max_template_bytes));

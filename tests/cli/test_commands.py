@@ -225,9 +225,17 @@ class Generate(Case):
         self.fails(engine("generate", base, "-p", "x"), 1, "no chat template", "--raw", "--chat-template", "chatml")
         self.assertEqual(self.succeeds(engine("generate", base, "-p", "x", "--chat-template", "chatml")).out, ALPHABET + "\n")
         self.fails(engine("generate", base, "-p", "x", "--chat-template", "chatmal"), 1, "chatmal", "chatml")
+        self.fails(engine("generate", base, "-p", "x", "--chat-template", "x" * 300), 1, "--chat-template: expected a file or one of")  # no name of a file
         path = write_file("own.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}")
         self.assertEqual(
             self.succeeds(engine("generate", base, "-p", "say abc", "--chat-template", path, "max_new_tokens=3")).out, "def\n")
+
+    def test_links_that_lead_nowhere(self):
+        path = tiny_model.write(os.path.join(HERE, "loops"))
+        for name in ("additional_chat_templates", "chat_template.jinja", "added_tokens.json", "loop"):
+            os.symlink(name, os.path.join(path, name))
+        self.assertEqual(self.succeeds(engine("generate", path, "-p", "x", "max_new_tokens=2")).out, "AB\n")
+        self.succeeds(engine("quantize", path, os.path.join(HERE, "loops-int8"), "--dtype", "int8"))
 
     def test_system_prompt_is_not_dropped(self):
         none = model("no-system", template=tiny_model.NO_SYSTEM)

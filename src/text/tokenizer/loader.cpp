@@ -513,7 +513,10 @@ void add_config_tokens(const ConfigTokens& config, Pipeline& out) {
   for (const AddedToken& token : config.extra) add_if_new(token);
 }
 
-bool file_exists(const std::string& path) { return find_builtin_file(path) != nullptr || std::filesystem::exists(path); }
+bool file_exists(const std::string& path) {
+  std::error_code ignored;
+  return find_builtin_file(path) != nullptr || std::filesystem::exists(path, ignored);
+}
 
 }  // namespace
 
