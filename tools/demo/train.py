@@ -53,15 +53,17 @@ class Llama(torch.nn.Module):
         d = x.shape[-1]
         cos, sin = self.cos[:t], self.sin[:t]
         rope = lambda y: y * cos + torch.roll(y, y.shape[-1] // 2, -1) * sin
-        for layer in range(self.wqkvo.shape[0]):
-            h = F.rms_norm(x, (d,), self.norms[2 * layer], 1e-5)
-            q, k, v = F.linear(h, self.wqkvo[layer, :3].reshape(3 * d, d)).view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        norms = self.norms.unbind()
+        for layer, (wqkvo, w_in, w_down) in enumerate(zip(self.wqkvo.unbind(), self.w_in.unbind(), self.w_down.unbind())):
+            wqkv, wo = wqkvo.reshape(4 * d, d).split([3 * d, d])
+            h = F.rms_norm(x, (d,), norms[2 * layer], 1e-5)
+            q, k, v = F.linear(h, wqkv).view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
             y = F.scaled_dot_product_attention(rope(q), rope(k), v, is_causal=True)
-            x = x + F.linear(y.transpose(1, 2).reshape(b, t, d), self.wqkvo[layer, 3])
-            h = F.rms_norm(x, (d,), self.norms[2 * layer + 1], 1e-5)
-            gate, up = F.linear(h, self.w_in[layer].reshape(-1, d)).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, self.w_down[layer])
-        x = F.rms_norm(x.reshape(b * t, d)[at], (d,), self.norms[-1], 1e-5)
+            x = x + F.linear(y.transpose(1, 2).reshape(b, t, d), wo)
+            h = F.rms_norm(x, (d,), norms[2 * layer + 1], 1e-5)
+            gate, up = F.linear(h, w_in.reshape(-1, d)).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, w_down)
+        x = F.rms_norm(x.reshape(b * t, d)[at], (d,), norms[-1], 1e-5)
         return F.linear(x, self.embed)
 
 
