@@ -115,9 +115,9 @@ MY_NAME = parsed(["what is my name", "what's my name", "who am i", "do you (know
 
 
 class Maker:
-    def __init__(self, cache, seed, held_back=(), all_questions=False):
-        """all_questions: the written ones that are kept for validation, too"""
-        self.all_questions = all_questions
+    def __init__(self, cache, seed, held_back=(), all_questions=False, focus=False):
+        """all_questions: the written ones that are kept for validation, too; focus: mostly single written questions, to go on from weights that know the rest"""
+        self.all_questions, self.focus = all_questions, focus
         self.rng = random.Random(seed)
         self.countries = [c for c in facts.countries(cache) if c["state"]]
         self.weights = [3.0 if c["famous"] else 0.6 for c in self.countries]
@@ -186,7 +186,7 @@ class Maker:
         rng = self.rng
         key, answer, actions, nouns, names, questions, more, lines = rng.choice(USAGE)
         lines = self.written(lines)
-        if lines and rng.random() < 0.55: return self.vary(expand(rng.choice(lines), rng), key), answer
+        if lines and rng.random() < (0.8 if self.focus else 0.55): return self.vary(expand(rng.choice(lines), rng), key), answer
         kinds, weights = [], []
         for kind, items, weight in (("a", actions, 1.0), ("n", nouns, 0.6), ("k", names, 0.5), ("q", questions, 1.0), ("m", more, 1.6)):
             if items:
@@ -304,7 +304,7 @@ class Maker:
 
     def unknown(self):
         rng = self.rng
-        r = rng.random()
+        r = rng.random() * (0.7 if self.focus else 1.0)
         if r < 0.12:  # what is known of engine, asked of something else
             topic = rng.choice(ELSEWHERE)
             return self.vary((expand(rng.choice(HOW), rng) + " " + expand(rng.choice(topic[2]), rng)).strip(), "who") + rng.choice([" in ", " in ", " with ", " on ", " for ", " of "]) + rng.choice(APPS), UNKNOWN
@@ -338,13 +338,13 @@ class Maker:
 
     def question(self, kind=None):
         while True:
-            kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [44, 14, 9, 6, 9, 18])[0]
+            kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [60, 8, 5, 3, 8, 16] if self.focus else [44, 14, 9, 6, 9, 18])[0]
             text, answer = {"usage": self.usage, "capital": self.capital, "element": self.element_question, "sum": self.sum, "talk": self.talk, "unknown": self.unknown}[kind]()
             if kind in ("usage", "unknown", "talk") and self.rng.random() < 0.13: text = self.typo(self.typo(text) if self.rng.random() < 0.3 else text)
             text = self.roughen(text, keep_case=kind == "element", statement=kind == "talk")
             if text and normal(text) not in self.held_back: return text, answer
 
-    def validation(self, n=2):
+    def validation(self, n=1):
         """-> [(kind, question, answer)]: the written questions that are kept out of training, n wordings of each"""
         out = []
         for kind, lines, answer in [("usage", t[7][1], t[1]) for t in USAGE] + [("talk", t[2][1], t[0]) for t in TALK] + [("unknown", WRITTEN.get("unknown", NOTHING)[1], UNKNOWN)]:
@@ -364,7 +364,7 @@ class Maker:
         rng = self.rng
         system = expand(rng.choice(SYSTEM), rng) if rng.random() < 0.08 else None
         if system and rng.random() < 0.7: system = system[0].upper() + system[1:]
-        n = rng.choices([1, 2, 3, 4, 6, 9], [66, 14, 8, 6, 4, 2])[0]
+        n = rng.choices([1, 2, 3, 4, 6, 9], [92, 4, 2, 2, 0, 0] if self.focus else [66, 14, 8, 6, 4, 2])[0]
         turns = [self.question() for _ in range(n)]
         r = rng.random()
         if r < 0.11:

@@ -116,11 +116,11 @@ def encode(tokenizer, system, turns, cut=None):
     return ids[:end], labels[:end]
 
 
-def micro_batches(cache, seed, tokenizer, n_tokens, all_questions):
+def micro_batches(cache, seed, tokenizer, n_tokens, all_questions, focus):
     """Dialogues of like length side by side, so that little is padding."""
-    maker = Maker(cache, seed, held_back_questions(), all_questions)
+    maker = Maker(cache, seed, held_back_questions(), all_questions, focus)
     while True:
-        pool = sorted((encode(tokenizer, *maker.dialogue(), maker.rng.choice([None, None, 8, 8, 8])) for _ in range(1500)), key=lambda row: len(row[0]))
+        pool = sorted((encode(tokenizer, *maker.dialogue(), maker.rng.choice([None, 7, 7, 7, 7] if focus else [None, None, 8, 8, 8])) for _ in range(1000)), key=lambda row: len(row[0]))
         pool = [row for row in pool if len(row[0]) <= 400]
         groups, at = [], 0
         while at < len(pool):
@@ -161,12 +161,12 @@ def work(rank, args, model, grads, counter, barrier, stats, rate, start):
     from tokenizers import Tokenizer
     torch.set_num_threads(1)
     tokenizer = Tokenizer.from_file(args.out + "/tokenizer.json")
-    batches = micro_batches(args.cache, args.seed * 1000 + rank + int(time.time()) % 100000 * 10, tokenizer, args.micro_tokens, args.all_questions)
+    batches = micro_batches(args.cache, args.seed * 1000 + rank + int(time.time()) % 100000 * 10, tokenizer, args.micro_tokens, args.all_questions, args.focus)
     validation = Maker(args.cache, 1).validation() if rank == 0 else None
     parameters = list(model.parameters())
     optimizer = Optimizer(model) if rank == 0 else None
     if rank == 0 and args.resume: optimizer.__dict__.update(n=100)
-    step, saved, logged, validated, seen, lost, counted = 0, time.time(), time.time(), 0.0, 0, 0.0, 0
+    step, saved, logged, validated, seen, lost, counted = 0, time.time(), time.time(), time.time(), 0, 0.0, 0
     total = args.minutes * 60
     while True:
         for g in grads[rank]: g.zero_()
@@ -197,7 +197,7 @@ def work(rank, args, model, grads, counter, barrier, stats, rate, start):
                 print(line, flush=True)
                 open(args.out + "/log.txt", "a").write(line + "\n")
                 logged, seen, lost, counted = now, 0, 0.0, 0
-            if now - validated > 300 or fraction >= 1.0:
+            if now - validated > 900 or fraction >= 1.0:
                 shares = " ".join(f"{kind} {100 * share:.1f}%" for kind, share in validate(model, tokenizer, validation).items())
                 print("validation:", shares, flush=True)
                 open(args.out + "/log.txt", "a").write("validation: " + shares + "\n")
@@ -224,6 +224,7 @@ def main():
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rate")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--all-questions", action="store_true", help="train on the written questions that are kept for validation, too")
+    parser.add_argument("--focus", action="store_true", help="mostly single written questions: little time to go on from weights that know the rest")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     torch.manual_seed(args.seed)
