@@ -338,7 +338,7 @@ class Maker:
 
     def question(self, kind=None):
         while True:
-            kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [60, 8, 5, 3, 8, 16] if self.focus else [44, 14, 9, 6, 9, 18])[0]
+            kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [60, 8, 5, 3, 8, 16] if self.focus else [40, 17, 11, 8, 8, 16])[0]
             text, answer = {"usage": self.usage, "capital": self.capital, "element": self.element_question, "sum": self.sum, "talk": self.talk, "unknown": self.unknown}[kind]()
             if kind in ("usage", "unknown", "talk") and self.rng.random() < 0.13: text = self.typo(self.typo(text) if self.rng.random() < 0.3 else text)
             text = self.roughen(text, keep_case=kind == "element", statement=kind == "talk")
