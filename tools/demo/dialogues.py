@@ -67,6 +67,9 @@ CONTEXT = parsed(["i am (new to|just starting with|not very good with) (this|eng
                   "(one|another|a quick|a short|last|first|second) (question|thing)", "(thanks|ok thanks|great|good|fine|i see|understood)", "(please help|help me|help)", "i am using (engine|it) (at work|at home|at school|on a server|for a project)", "i (have|need) to (give a talk|write a report|show this to my boss|get this done today)", "(for my|for a) (project|talk|colleague|report)"])
 AFTERWARDS = parsed(["(thanks|thank you|thx|cheers|many thanks)( in advance| a lot)?", "i am (new here|a beginner|stuck|lost)", "(please help|help me|help)", "(any|some) (hints|ideas|help|advice)", "i can't find it( anywhere| in the docs)?", "i could not find (it|that)( in the help)?", "is that possible", "how", "what should i do", "(it|this) is urgent", "i have no idea", "can you tell me"])
 FILLERS = set("the a an do does did i to please is are am be can could may my it of for me this that in on at there you will would should has get some any so its we our one's i'm i'd need want".split())
+# How careful people write what the questions have in small letters.
+WRITTEN_AS = {word.lower(): word for word in """GPU GPUs CPU CPUs RAM JSON API HTTP HTTPS TLS SSL CUDA AVX AVX2 AVX512 AVX-512 SIMD ISA LoRA PEFT CORS URL URLs PDF KV GB AI LLM LLMs GGUF GPTQ AWQ FP8 ONNX REST SSE VRAM REPL GUI UI TCP IP LAN VPS ARM NVIDIA AMD Intel Python PyTorch
+    Rust Linux Debian Ubuntu Windows macOS Docker Dockerfile Podman Kubernetes OpenAI Hugging Face Qwen Llama Mistral Mixtral Gemma Phi DeepSeek Raspberry Pi Firefox Chrome JavaScript Transformers Jinja ChatGPT Git Meson CMake Prometheus Bash C++ Ctrl-C Java Excel English German French Spanish German Berlin London""".split()}
 # Too short to lose words; and those that mean something else with more words around them.
 WHOLE = {"who", "can", "maker", "small", "fivehundredtwelve", "engine", "help", "real"}
 ALONE = {"who", "can", "maker", "small"}
@@ -334,6 +337,7 @@ class Maker:
         elif re.match(r"(?i)(i|i'm|i'd|my|the|it) ", text) is None and rng.random() < 0.6: text += "?"
         elif rng.random() < 0.3: text += rng.choice([".", "!", "??", " ?", "?", "..."])
         if r < 0.5: text = re.sub(r"\bi\b", "I", text)
+        if not keep_case and (r < 0.5 or rng.random() < 0.3) and rng.random() < 0.8: text = " ".join(WRITTEN_AS.get(word, word) if (word := part.rstrip("?.,!;:")) == part else WRITTEN_AS.get(word, word) + part[len(word):] for part in text.split(" "))
         return text
 
     def question(self, kind=None):
