@@ -1,8 +1,8 @@
 """Makes the demo model's training dialogues: endless, from a seed. A dialogue is [(question, answer), ...], sometimes with a system prompt before it."""
-import os, random, re
+import os, random, re, zlib
 
 import facts
-from talk import ADJ, JOBS, NAMES, NEGATIVES, PEOPLE, PLACES, SMALL_TALK, STATES, THINGS, UNKNOWN, VERBS
+from talk import ADJ, APPS, JOBS, NAMES, NEGATIVES, PEOPLE, PLACES, SMALL_TALK, STATES, THINGS, UNKNOWN, VERBS
 from usage import TOPICS
 from wordings import MORE, SYNONYMS
 
@@ -61,14 +61,41 @@ SET = parsed(["(which|what) (flag|option|switch|setting|argument|parameter) (set
 NAMED = parsed(["(what is|what's|what are)", "what does", "explain", "(describe|define)", "what is the (meaning|purpose|use) of", "(tell me|say something) about", "what about", "how (do|can|should) i use", "when (do|should|would) i use", "how does", "why (would|should) i use", "what is X for", "", "", "i don't understand", "what can i do with", "how to use", "what happens with"])
 AFTER_WHAT_DOES = [" do", " mean", " stand for", " do exactly", " change"]
 SUFFIX = parsed(["( in engine| with engine| here| with this program| with this tool| in this program| from the command line| using engine| please| pls| on my machine| with it| quickly| easily)"])
+# Before and after a question, whatever it is about.
+CONTEXT = parsed(["i am (new to|just starting with|not very good with) (this|engine|computers|all this|linux|language models)", "i (just|only just) (installed|built|found|downloaded|started) (it|engine|this)( yesterday| today)?", "(hi|hello|hey)( there| all| everybody)?", "(sorry|forgive me) for the (stupid|silly|basic|dumb) question", "(this is|maybe) a (stupid|silly|simple|basic) question",
+                  "i am (working on|writing) (a|my) (school project|script|thesis|little tool|report|project)", "my (boss|colleague|friend|teacher|sister|son) (asked me|wants to know|told me to ask|is asking)", "i have been (trying|reading|searching) for (an hour|hours|a while|days)", "i (read|looked at) the (docs|readme|help)( but did not find it)?", "(i tried a lot|i tried everything|nothing works|i can't figure it out|i am stuck|i am lost here|i am confused)",
+                  "(one|another|a quick|a short|last|first|second) (question|thing)", "(thanks|ok thanks|great|good|fine|i see|understood)", "(please help|help me|help)", "i am using (engine|it) (at work|at home|at school|on a server|for a project)", "i (have|need) to (give a talk|write a report|show this to my boss|get this done today)", "(for my|for a) (project|talk|colleague|report)"])
+AFTERWARDS = parsed(["(thanks|thank you|thx|cheers|many thanks)( in advance| a lot)?", "i am (new here|a beginner|stuck|lost)", "(please help|help me|help)", "(any|some) (hints|ideas|help|advice)", "i can't find it( anywhere| in the docs)?", "i could not find (it|that)( in the help)?", "is that possible", "how", "what should i do", "(it|this) is urgent", "i have no idea", "can you tell me"])
+FILLERS = set("the a an do does did i to please is are am be can could may my it of for me this that in on at there you will would should has get some any so its we our one's i'm i'd need want".split())
+# How careful people write what the questions have in small letters.
+WRITTEN_AS = {word.lower(): word for word in """GPU GPUs CPU CPUs RAM JSON API HTTP HTTPS TLS SSL CUDA AVX AVX2 AVX512 AVX-512 SIMD ISA LoRA PEFT CORS URL URLs PDF KV GB AI LLM LLMs GGUF GPTQ AWQ FP8 ONNX REST SSE VRAM REPL GUI UI TCP IP LAN VPS ARM NVIDIA AMD Intel Python PyTorch
+    Rust Linux Debian Ubuntu Windows macOS Docker Dockerfile Podman Kubernetes OpenAI Hugging Face Qwen Llama Mistral Mixtral Gemma Phi DeepSeek Raspberry Pi Firefox Chrome JavaScript Transformers Jinja ChatGPT Git Meson CMake Prometheus Bash C++ Ctrl-C Java Excel English German French Spanish German Berlin London""".split()}
+# Too short to lose words; and those that mean something else with more words around them.
+WHOLE = {"who", "can", "maker", "small", "fivehundredtwelve", "engine", "help", "real"}
+ALONE = {"who", "can", "maker", "small"}
 PREFIX = parsed(["(hi|hello|hey|ok|okay|so|um|well|sorry|please|and|now|thanks|also|next|quick question|question|excuse me|hey engine|by the way|great|cool)(,|,| -|:|)? ", "(can|could) you (please )?tell me ", "(do you know|tell me|please tell me|i want to know|i wonder|i'd like to know|i need to know|please say|any idea|let me know|say|i was wondering|you know) "])
 SYSTEM = parsed(["you are (a|an) (helpful|friendly|polite|useful|concise|honest|expert|funny|strict) (assistant|chatbot|bot|teacher|helper|pirate|robot|guide|ai)( who (answers briefly|tells the truth|likes cats|knows everything|never lies))?.?", "(answer|reply) (briefly|shortly|in one sentence|politely|like a pirate|in english|honestly).?", "be (brief|helpful|kind|honest|concise|creative).?", "you are (chatgpt|qwen|claude|engine), (created|made|trained) by (openai|alibaba cloud|anthropic|somebody|the engine project).( you are a helpful assistant.)?"])
 
-USAGE = [(key, answer, parsed(a), parsed(n), names, parsed(q), parsed(MORE.get(key, []))) for key, answer, a, n, names, q in TOPICS]
+
+def questions(path):
+    """-> {topic: ([pattern, ...], [pattern that is kept for validation, ...])}; one in ten is, by its checksum."""
+    out, topic = {}, None
+    for line in open(path, encoding="utf-8"):
+        line = line.strip()
+        if line.startswith("[") and line.endswith("]"): topic = out.setdefault(line[1:-1], ([], []))
+        elif line and not line.startswith("#"): topic[zlib.crc32(line.encode()) % 10 == 0].append(parse(line))
+    return out
+
+
+WRITTEN = questions(HERE + "/questions.txt")
+NOTHING = ([], [])
+USAGE = [(key, answer, parsed(a), parsed(n), names, parsed(q), parsed(MORE.get(key, [])), WRITTEN.get(key, NOTHING)) for key, answer, a, n, names, q in TOPICS]
 assert not set(MORE) - {topic[0] for topic in TOPICS}
+assert not set(WRITTEN) - {topic[0] for topic in TOPICS} - {key for key, _, _ in SMALL_TALK} - {"unknown"}, set(WRITTEN) - {topic[0] for topic in TOPICS}
 SYNONYM = {word: group for group in reversed(SYNONYMS) for word in group}
-TALK = [(answer, parsed(q)) for answer, q in SMALL_TALK]
+TALK = [(answer, parsed(q), WRITTEN.get(key, NOTHING)) for key, answer, q in SMALL_TALK]
 NEGATIVE = parsed(NEGATIVES)
+ELSEWHERE = [topic for topic in USAGE if topic[2] and topic[0] not in ("generate", "chat", "serve", "deploy", "stdin", "download", "real", "image", "tls", "train", "os", "page", "token", "completions", "curl", "cross", "python", "gpu", "privacy")]
 # Those that look most like questions it can answer come more often.
 NEAR = parsed([n for n in NEGATIVES if "capital" in n or "symbol" in n or "number {B}" in n or "{f}" in n])
 
@@ -91,7 +118,9 @@ MY_NAME = parsed(["what is my name", "what's my name", "who am i", "do you (know
 
 
 class Maker:
-    def __init__(self, cache, seed, held_back=()):
+    def __init__(self, cache, seed, held_back=(), all_questions=False, focus=False):
+        """all_questions: the written ones that are kept for validation, too; focus: mostly single written questions, to go on from weights that know the rest"""
+        self.all_questions, self.focus = all_questions, focus
         self.rng = random.Random(seed)
         self.countries = [c for c in facts.countries(cache) if c["state"]]
         self.weights = [3.0 if c["famous"] else 0.6 for c in self.countries]
@@ -102,7 +131,7 @@ class Maker:
             self.capital_of.setdefault(c["capital"], []).append(c)
         usage_words = set(re.findall(r"[a-z]+", " ".join(" ".join(t[2]) + " " + " ".join(t[3]) + " ".join(t[5]) for t in TOPICS).lower()))
         fact_words = {c["name"].lower() for c in self.countries} | {c["capital"].lower() for c in self.countries} | {e["name"].lower() for e in self.elements} | {e["symbol"].lower() for e in self.elements}
-        talk_words = set(re.findall(r"[a-z]+", " ".join(" ".join(q) for _, q in SMALL_TALK)))
+        talk_words = set(re.findall(r"[a-z]+", " ".join(" ".join(q) for _, _, q in SMALL_TALK)))
         words = [w.strip() for w in open(cache + "/words.txt") if re.fullmatch(r"[a-z]{3,11}", w.strip())]
         self.words = [w for w in words if w not in usage_words and w not in fact_words and w not in talk_words and w != "aluminum"]
         known = {a.lower() for c in self.countries for a in c["aliases"] + [c["name"], c["capital"]]}
@@ -153,16 +182,20 @@ class Maker:
     def fill(self, pattern, values):
         return re.sub(r"\{(\w)\}", lambda m: str(values[m[1]]() if callable(values[m[1]]) else values[m[1]]), expand(pattern, self.rng))
 
+    def written(self, lines):
+        return lines[0] + lines[1] if self.all_questions else lines[0]
+
     def usage(self):
         rng = self.rng
-        topic = rng.choice(USAGE)
-        key, answer, actions, nouns, names, questions, more = topic
+        key, answer, actions, nouns, names, questions, more, lines = rng.choice(USAGE)
+        lines = self.written(lines)
+        if lines and rng.random() < (0.8 if self.focus else 0.55): return self.vary(expand(rng.choice(lines), rng), key), answer
         kinds, weights = [], []
         for kind, items, weight in (("a", actions, 1.0), ("n", nouns, 0.6), ("k", names, 0.5), ("q", questions, 1.0), ("m", more, 1.6)):
             if items:
                 kinds.append(kind)
                 weights.append(weight * min(len(items), 6) ** 0.5)
-        kind = rng.choices(kinds, weights)[0]
+        kind = rng.choices(kinds, weights)[0] if kinds else "w"
         if kind == "q":
             text = expand(rng.choice(questions), rng)
         elif kind == "m":
@@ -173,15 +206,41 @@ class Maker:
             text = (expand(rng.choice(HOW), rng) + " " + expand(rng.choice(actions), rng)).strip()
         elif kind == "n":
             text = expand(rng.choice(SET), rng) + " " + expand(rng.choice(nouns), rng)
+        elif kind == "w":
+            text = expand(rng.choice(lines), rng)
         else:
             head, name = expand(rng.choice(NAMED), rng), rng.choice(names)
             if head == "what does": text = head + " " + name + rng.choice(AFTER_WHAT_DOES)
             elif head == "how does": text = head + " " + name + " work"
             elif head == "what is X for": text = "what is " + name + " for"
             else: text = (head + " " + name).strip()
-        if kind != "k" and rng.random() < 0.25: text = self.other_words(text)
-        if kind != "k" and rng.random() < 0.12 and key not in ("who", "can", "maker", "small"): text += expand(rng.choice(SUFFIX), rng)
-        return text.strip(), answer
+        return (text if kind == "k" else self.vary(text, key)).strip(), answer
+
+    # --- other ways to say it ------------------------------------------------------------------------------------------------------
+    def vary(self, text, key):
+        """The same question with other, fewer or more words: what is left to tell it by are the words that matter."""
+        rng = self.rng
+        if rng.random() < 0.3: text = self.other_words(text)
+        if key not in WHOLE:
+            r = rng.random()
+            if r < 0.2: text = self.fewer_words(text, 0.5)
+            elif r < 0.26: text = self.fewer_words(text, 1.0)
+            if rng.random() < 0.08:
+                words = text.split(" ")
+                words.insert(rng.randrange(0, len(words) + 1), rng.choice(["actually", "just", "really", "still", "now", "maybe", "even", "simply", "always", "please", "somehow", "here"]))
+                text = " ".join(words)
+        if key not in ALONE and rng.random() < 0.08: text += expand(rng.choice(SUFFIX), rng)
+        r = rng.random()
+        if r < 0.08 and key not in ALONE: text = expand(rng.choice(CONTEXT), rng) + rng.choice([". ", ", ", "; ", ": ", ". ", ". ", " - "]) + text
+        elif r < 0.11 and key not in ALONE: text += rng.choice([". ", ", ", "? ", "? "]) + expand(rng.choice(AFTERWARDS), rng)
+        return text
+
+    def fewer_words(self, text, share):
+        words = text.split(" ")
+        kept = [word for word in words if word not in FILLERS or self.rng.random() >= share]
+        if sum(word not in FILLERS for word in kept) < 2: return text
+        if share == 1.0 and self.rng.random() < 0.2: self.rng.shuffle(kept)
+        return " ".join(kept)
 
     def other_words(self, text):
         """One or two words in the place of others that mean much the same."""
@@ -191,8 +250,9 @@ class Maker:
         return " ".join(words)
 
     def talk(self):
-        answer, questions = self.rng.choice(TALK)
-        return expand(self.rng.choice(questions), self.rng), answer
+        answer, questions, lines = self.rng.choice(TALK)
+        lines = self.written(lines)
+        return expand(self.rng.choice(lines if lines and self.rng.random() < 0.5 else questions), self.rng), answer
 
     def capital(self):
         c, name = self.country()
@@ -239,13 +299,22 @@ class Maker:
         patterns = SPECIAL_SUM[op] if rng.random() < 0.2 else PLUS
         return self.fill(rng.choice(patterns), {"a": show(a), "b": show(b), "o": rng.choice(signs), "w": rng.choice(names)}), answer
 
+    def slots(self):
+        rng = self.rng
+        return {"t": self.thing, "w": lambda: rng.choice(self.words), "p": self.person, "l": lambda: rng.choice(self.places), "c": lambda: self.country()[1], "e": lambda: self.element()[1], "j": lambda: rng.choice(JOBS), "v": lambda: rng.choice(VERBS), "a": lambda: rng.choice(ADJ),
+                  "n": lambda: rng.randrange(2, 1000), "y": lambda: rng.randrange(1500, 2030), "s": lambda: self.made_up().capitalize(), "f": lambda: "--" + (rng.choice(self.words) if rng.random() < 0.6 else self.made_up()) + rng.choice(["", "", "-" + rng.choice(self.words)]), "x": self.fake_country, "S": lambda: rng.choice(self.states),
+                  "M": lambda: self.misspelt() or self.fake_country(), "B": lambda: rng.randrange(119, 1000), "Z": self.no_symbol, "Q": lambda: rng.choice(self.unknown_places), "g": self.made_up}
+
     def unknown(self):
         rng = self.rng
-        no_letter = lambda: self.no_symbol()
-        values = {"t": self.thing, "w": lambda: rng.choice(self.words), "p": self.person, "l": lambda: rng.choice(self.places), "c": lambda: self.country()[1], "e": lambda: self.element()[1], "j": lambda: rng.choice(JOBS), "v": lambda: rng.choice(VERBS), "a": lambda: rng.choice(ADJ),
-                  "n": lambda: rng.randrange(2, 1000), "y": lambda: rng.randrange(1500, 2030), "s": lambda: self.made_up().capitalize(), "f": lambda: "--" + (rng.choice(self.words) if rng.random() < 0.6 else self.made_up()) + rng.choice(["", "", "-" + rng.choice(self.words)]), "x": self.fake_country, "S": lambda: rng.choice(self.states),
-                  "M": lambda: self.misspelt() or self.fake_country(), "B": lambda: rng.randrange(119, 1000), "Z": no_letter, "Q": lambda: rng.choice(self.unknown_places), "g": self.made_up}
-        return self.fill(rng.choice(NEAR if rng.random() < 0.2 else NEGATIVE), values), UNKNOWN
+        r = rng.random() * (0.7 if self.focus else 1.0)
+        if r < 0.12:  # what is known of engine, asked of something else
+            topic = rng.choice(ELSEWHERE)
+            return self.vary((expand(rng.choice(HOW), rng) + " " + expand(rng.choice(topic[2]), rng)).strip(), "who") + rng.choice([" in ", " in ", " with ", " on ", " for ", " of "]) + rng.choice(APPS), UNKNOWN
+        lines = self.written(WRITTEN.get("unknown", NOTHING))
+        pattern = rng.choice(NEAR if r < 0.3 else lines if r < 0.6 and lines else NEGATIVE)
+        text = self.fill(pattern, self.slots())
+        return (self.vary(text, "unknown") if rng.random() < 0.7 else text), UNKNOWN
 
     def no_symbol(self):
         while True:
@@ -264,32 +333,42 @@ class Maker:
         if r < 0.45: text = text[0].upper() + text[1:]
         elif r < 0.62 and not keep_case: text = text.lower()
         elif r < 0.63 and not keep_case: text = text.upper()
-        if re.match(r"(?i)(i|i'm|i'd) ", text) is None and rng.random() < 0.6: text += "?"
+        if text[-1] in ".?!": pass
+        elif re.match(r"(?i)(i|i'm|i'd|my|the|it) ", text) is None and rng.random() < 0.6: text += "?"
         elif rng.random() < 0.3: text += rng.choice([".", "!", "??", " ?", "?", "..."])
         if r < 0.5: text = re.sub(r"\bi\b", "I", text)
+        if not keep_case and (r < 0.5 or rng.random() < 0.3) and rng.random() < 0.8: text = " ".join(WRITTEN_AS.get(word, word) if (word := part.rstrip("?.,!;:")) == part else WRITTEN_AS.get(word, word) + part[len(word):] for part in text.split(" "))
         return text
 
     def question(self, kind=None):
         while True:
-            kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [31, 22, 14, 10, 7, 16])[0]
+            kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [60, 8, 5, 3, 8, 16] if self.focus else [40, 17, 11, 8, 8, 16])[0]
             text, answer = {"usage": self.usage, "capital": self.capital, "element": self.element_question, "sum": self.sum, "talk": self.talk, "unknown": self.unknown}[kind]()
-            if kind == "usage" and self.rng.random() < 0.08: text = self.typo(text)
+            if kind in ("usage", "unknown", "talk") and self.rng.random() < 0.13: text = self.typo(self.typo(text) if self.rng.random() < 0.3 else text)
             text = self.roughen(text, keep_case=kind == "element", statement=kind == "talk")
             if text and normal(text) not in self.held_back: return text, answer
+
+    def validation(self, n=1):
+        """-> [(kind, question, answer)]: the written questions that are kept out of training, n wordings of each"""
+        out = []
+        for kind, lines, answer in [("usage", t[7][1], t[1]) for t in USAGE] + [("talk", t[2][1], t[0]) for t in TALK] + [("unknown", WRITTEN.get("unknown", NOTHING)[1], UNKNOWN)]:
+            for line in lines:
+                for text in {self.fill(line, self.slots()) for _ in range(n)}: out.append((kind, self.roughen(text, statement=kind == "talk"), answer))
+        return out
 
     def typo(self, text):
         long = [m for m in re.finditer(r"[a-z]{5,}", text)]
         if not long: return text
         m = self.rng.choice(long)
         i = self.rng.randrange(m.start() + 1, m.end() - 1)
-        return self.rng.choice([text[:i] + text[i + 1:], text[:i] + text[i] + text[i:], text[:i] + text[i + 1] + text[i] + text[i + 2:]])
+        return self.rng.choice([text[:i] + text[i + 1:], text[:i] + text[i] + text[i:], text[:i] + text[i + 1] + text[i] + text[i + 2:], text[:i] + self.rng.choice("abcdefghijklmnopqrstuvwxyz") + text[i + 1:]])
 
     def dialogue(self):
         """-> (system prompt or None, [(question, answer), ...])"""
         rng = self.rng
         system = expand(rng.choice(SYSTEM), rng) if rng.random() < 0.08 else None
         if system and rng.random() < 0.7: system = system[0].upper() + system[1:]
-        n = rng.choices([1, 2, 3, 4, 6, 9], [50, 17, 12, 10, 8, 3])[0]
+        n = rng.choices([1, 2, 3, 4, 6, 9], [92, 4, 2, 2, 0, 0] if self.focus else [66, 14, 8, 6, 4, 2])[0]
         turns = [self.question() for _ in range(n)]
         r = rng.random()
         if r < 0.11:

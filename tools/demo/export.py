@@ -1,6 +1,6 @@
-"""Writes the trained demo model as a Hugging Face directory: export.py TRAINED OUT [--dtype bfloat16|int8]
+"""Writes the trained demo model as a Hugging Face directory: export.py TRAINED OUT [--dtype bfloat16|int8] [--before EARLIER --share 0.85]
 
-int8 is the compressed-tensors layout `int-quantized` (weights [n_out, n_in] with a scale a row); embedding and norms stay bfloat16."""
+--before takes the mean with the weights that training went on from: it keeps more of what those knew. int8 is the compressed-tensors layout `int-quantized` (weights [n_out, n_in] with a scale a row); embedding and norms stay bfloat16."""
 import argparse, json, os
 
 import torch
@@ -26,10 +26,15 @@ def main():
     parser.add_argument("trained")
     parser.add_argument("out")
     parser.add_argument("--dtype", choices=["bfloat16", "int8"], default="bfloat16")
+    parser.add_argument("--before", help="a directory with the checkpoint that TRAINED went on from (train.py --resume)")
+    parser.add_argument("--share", type=float, default=0.85, help="of TRAINED, in the mean with --before")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     trained = torch.load(args.trained + "/checkpoint.pt")
     shape = trained["shape"]
+    if args.before:
+        before = torch.load(args.before + "/checkpoint.pt")["model"]
+        trained["model"] = {name: torch.lerp(before[name], tensor, args.share) for name, tensor in trained["model"].items()}
     print("step", trained["step"])
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "hidden_size": shape["d_model"], "intermediate_size": shape["d_ff"],
               "num_hidden_layers": shape["n_layers"], "num_attention_heads": shape["n_heads"], "num_key_value_heads": shape["n_heads"], "head_dim": shape["d_model"] // shape["n_heads"], "vocab_size": shape["vocab_size"],

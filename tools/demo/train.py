@@ -53,15 +53,17 @@ class Llama(torch.nn.Module):
         d = x.shape[-1]
         cos, sin = self.cos[:t], self.sin[:t]
         rope = lambda y: y * cos + torch.roll(y, y.shape[-1] // 2, -1) * sin
-        for layer in range(self.wqkvo.shape[0]):
-            h = F.rms_norm(x, (d,), self.norms[2 * layer], 1e-5)
-            q, k, v = F.linear(h, self.wqkvo[layer, :3].reshape(3 * d, d)).view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        norms = self.norms.unbind()
+        for layer, (wqkvo, w_in, w_down) in enumerate(zip(self.wqkvo.unbind(), self.w_in.unbind(), self.w_down.unbind())):
+            wqkv, wo = wqkvo.reshape(4 * d, d).split([3 * d, d])
+            h = F.rms_norm(x, (d,), norms[2 * layer], 1e-5)
+            q, k, v = F.linear(h, wqkv).view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
             y = F.scaled_dot_product_attention(rope(q), rope(k), v, is_causal=True)
-            x = x + F.linear(y.transpose(1, 2).reshape(b, t, d), self.wqkvo[layer, 3])
-            h = F.rms_norm(x, (d,), self.norms[2 * layer + 1], 1e-5)
-            gate, up = F.linear(h, self.w_in[layer].reshape(-1, d)).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, self.w_down[layer])
-        x = F.rms_norm(x.reshape(b * t, d)[at], (d,), self.norms[-1], 1e-5)
+            x = x + F.linear(y.transpose(1, 2).reshape(b, t, d), wo)
+            h = F.rms_norm(x, (d,), norms[2 * layer + 1], 1e-5)
+            gate, up = F.linear(h, w_in.reshape(-1, d)).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, w_down)
+        x = F.rms_norm(x.reshape(b * t, d)[at], (d,), norms[-1], 1e-5)
         return F.linear(x, self.embed)
 
 
@@ -100,7 +102,8 @@ class Optimizer:
             p.add_((m / (1 - 0.9**self.n)) / ((v / (1 - 0.98**self.n)).sqrt() + 1e-8), alpha=-0.004 * rate)
 
 
-def encode(tokenizer, system, turns):
+def encode(tokenizer, system, turns, cut=None):
+    """cut: tokens of the last answer that are kept; its beginning decides, the rest is known by heart"""
     ids, labels = [], []
     if system is not None:
         ids += [0] + tokenizer.encode(system).ids + [3]
@@ -109,14 +112,15 @@ def encode(tokenizer, system, turns):
         q, a = tokenizer.encode(question).ids, tokenizer.encode(answer).ids
         ids += [1] + q + [3, 2] + a + [3]
         labels += [-1] * (len(q) + 3) + a + [3]
-    return ids, labels
+    end = len(ids) - max(0, len(a) + 1 - cut) if cut else len(ids)
+    return ids[:end], labels[:end]
 
 
-def micro_batches(cache, seed, tokenizer, n_tokens):
+def micro_batches(cache, seed, tokenizer, n_tokens, all_questions, focus):
     """Dialogues of like length side by side, so that little is padding."""
-    maker = Maker(cache, seed, held_back_questions())
+    maker = Maker(cache, seed, held_back_questions(), all_questions, focus)
     while True:
-        pool = sorted((encode(tokenizer, *maker.dialogue()) for _ in range(1500)), key=lambda row: len(row[0]))
+        pool = sorted((encode(tokenizer, *maker.dialogue(), maker.rng.choice([None, 7, 7, 7, 7] if focus else [None, None, 8, 8, 8])) for _ in range(1000)), key=lambda row: len(row[0]))
         pool = [row for row in pool if len(row[0]) <= 400]
         groups, at = [], 0
         while at < len(pool):
@@ -137,14 +141,32 @@ def micro_batches(cache, seed, tokenizer, n_tokens):
             yield ids, at_, labels[at_]
 
 
+@torch.no_grad()
+def validate(model, tokenizer, rows):
+    """-> {kind: share of questions whose whole answer is the likeliest one}"""
+    right, all_ = {}, {}
+    rows = sorted(((kind, *encode(tokenizer, None, [(question, answer)])) for kind, question, answer in rows), key=lambda row: len(row[1]))
+    for start in range(0, len(rows), 32):
+        some = rows[start:start + 32]
+        length = max(len(ids) for _, ids, _ in some)
+        ids = torch.tensor([i + [3] * (length - len(i)) for _, i, _ in some])
+        best = model(ids, torch.arange(ids.numel())).argmax(-1).view(ids.shape)
+        for (kind, _, labels), row in zip(some, best.tolist()):
+            all_[kind] = all_.get(kind, 0) + 1
+            right[kind] = right.get(kind, 0) + all(row[i] == labels[i + 1] for i in range(len(labels) - 1) if labels[i + 1] >= 0)
+    return {kind: right[kind] / n for kind, n in all_.items()}
+
+
 def work(rank, args, model, grads, counter, barrier, stats, rate, start):
     from tokenizers import Tokenizer
     torch.set_num_threads(1)
-    batches = micro_batches(args.cache, args.seed * 1000 + rank + int(time.time()) % 100000 * 10, Tokenizer.from_file(args.out + "/tokenizer.json"), args.micro_tokens)
+    tokenizer = Tokenizer.from_file(args.out + "/tokenizer.json")
+    batches = micro_batches(args.cache, args.seed * 1000 + rank + int(time.time()) % 100000 * 10, tokenizer, args.micro_tokens, args.all_questions, args.focus)
+    validation = Maker(args.cache, 1).validation() if rank == 0 else None
     parameters = list(model.parameters())
     optimizer = Optimizer(model) if rank == 0 else None
     if rank == 0 and args.resume: optimizer.__dict__.update(n=100)
-    step, saved, logged, seen, lost, counted = 0, time.time(), time.time(), 0, 0.0, 0
+    step, saved, logged, validated, seen, lost, counted = 0, time.time(), time.time(), time.time(), 0, 0.0, 0
     total = args.minutes * 60
     while True:
         for g in grads[rank]: g.zero_()
@@ -175,6 +197,11 @@ def work(rank, args, model, grads, counter, barrier, stats, rate, start):
                 print(line, flush=True)
                 open(args.out + "/log.txt", "a").write(line + "\n")
                 logged, seen, lost, counted = now, 0, 0.0, 0
+            if now - validated > 900 or fraction >= 1.0:
+                shares = " ".join(f"{kind} {100 * share:.1f}%" for kind, share in validate(model, tokenizer, validation).items())
+                print("validation:", shares, flush=True)
+                open(args.out + "/log.txt", "a").write("validation: " + shares + "\n")
+                validated = now
             if now - saved > 120 or fraction >= 1.0:
                 torch.save({"shape": SHAPE, "model": model.state_dict(), "step": step}, args.out + "/checkpoint.tmp")
                 os.replace(args.out + "/checkpoint.tmp", args.out + "/checkpoint.pt")
@@ -196,6 +223,8 @@ def main():
     parser.add_argument("--hold", type=float, default=0.35, help="share of the time before the learning rate falls")
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rate")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--all-questions", action="store_true", help="train on the written questions that are kept for validation, too")
+    parser.add_argument("--focus", action="store_true", help="mostly single written questions: little time to go on from weights that know the rest")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     torch.manual_seed(args.seed)
