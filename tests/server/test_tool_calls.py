@@ -155,6 +155,8 @@ class AskedFor(unittest.TestCase):
                 self.assertEqual(len(calls), n_calls, calls)
             for call in calls:
                 self.assertIn(call["name"], names)
+                if stream and finish == "length" and call is calls[-1]:
+                    continue  # announced, and then cut off
                 self.assertTrue(satisfies(json.loads(call["arguments"]), PARAMETERS if call["name"] == "add" else {"type": "object"}), call)
                 if call["name"] == "now":
                     self.assertEqual(json.loads(call["arguments"]), {})
