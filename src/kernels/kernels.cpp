@@ -37,7 +37,7 @@ const Table* best_table() {
   return all[0].table;
 }
 
-/// `level` with `below`'s entries where it has none.
+/// `level` with `below`'s entries where it has none (no entry of a whole table is zero).
 [[maybe_unused]] Table completed(const Table& level, const Table& below) {
   using Entries = std::array<uintptr_t, sizeof(Table) / sizeof(uintptr_t)>;
   static_assert(sizeof(Entries) == sizeof(Table));

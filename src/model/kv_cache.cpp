@@ -43,9 +43,10 @@ KvPool::~KvPool() = default;
 std::byte* KvPool::allocate() {
   if (n_used_ == max_blocks_) return nullptr;
   if (impl_->free.empty()) {
-    // A short chat needs but a part of the first slab, and has only the pages of that; later ones are on huge pages.
-    const bool first = impl_->slabs.empty();
-    impl_->slabs.emplace_back(layout_.block_bytes * static_cast<size_t>(layout_.slab_blocks), !first);
+    // Huge pages take memory for blocks that are not used yet: not for the first slab, of which a short chat needs a part, nor where the
+    // pool's bound leaves less than a slab.
+    const bool huge_pages = !impl_->slabs.empty() && max_blocks_ - n_used_ >= layout_.slab_blocks;
+    impl_->slabs.emplace_back(layout_.block_bytes * static_cast<size_t>(layout_.slab_blocks), huge_pages);
     for (int64_t i = layout_.slab_blocks; i-- > 0;) impl_->free.push_back(impl_->slabs.back().data() + i * layout_.part_bytes);
   }
   std::byte* block = impl_->free.back();
