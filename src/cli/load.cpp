@@ -87,10 +87,17 @@ uint64_t kv_budget_of_machine(const MemoryPlan& plan, const Options& options, bo
 
 }  // namespace
 
+kernels::Format output_format(const Options& options) {
+  if (!options.output_dtype) return kernels::Format::i8;
+  if (options.dtype != DTypeChoice::int4) throw UsageError("--output-dtype: goes with --dtype int4");
+  return *options.output_dtype == DTypeChoice::int4 ? kernels::Format::i4 : kernels::Format::i8;
+}
+
 LoadOptions load_options(const Options& options) {
   LoadOptions load;
   load.dtype = weight_dtype(options);
   load.group = options.group_size;
+  load.output = output_format(options);
   load.adapter = options.adapter;
   return load;
 }

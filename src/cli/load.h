@@ -16,6 +16,8 @@ std::unique_ptr<Engine> load_engine(const Options& options);
 
 /// What the options say about weights; the rest at its default.
 LoadOptions load_options(const Options& options);
+/// What --output-dtype says. Throws UsageError where it makes no sense.
+kernels::Format output_format(const Options& options);
 
 /// "gptq: 14 matrices as int4, bit for bit\n", one line for each format that foreign matrices became; and what an adapter changed.
 std::string import_text(const Model& model);

@@ -42,6 +42,7 @@ struct Options {
   std::string adapter;
   std::string draft;  // MODEL as given
   int group_size = 32;  // int8, int4: columns that share a scale
+  std::optional<DTypeChoice> output_dtype;  // int8 or int4
   KvDTypeChoice kv_dtype = KvDTypeChoice::automatic;
   int64_t ctx = 0;    // 0: the model's
   std::optional<uint64_t> mem_bytes;

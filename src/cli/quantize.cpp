@@ -19,6 +19,8 @@ QuantizeOptions quantize_options(const Options& options) {
   else if (options.dtype != DTypeChoice::int4) throw UsageError("--dtype: expected int8 or int4", "usage: engine quantize MODEL OUT --dtype int8|int4");
   how.group = options.group_size;
   how.keep_output = options.keep_output;
+  how.output = output_format(options);
+  if (options.keep_output && options.output_dtype) throw UsageError("--output-dtype: not together with --keep-output");
   if (options.shard_bytes) how.max_shard_bytes = *options.shard_bytes;
   how.calibrate = options.calibrate.has_value();
   how.bits = options.bits;
@@ -71,10 +73,10 @@ Json json_report(const QuantizeSummary& s, const std::vector<ModuleReport>& repo
   return answer;
 }
 
-std::string text_summary(const std::string& out, const QuantizeSummary& s) {
+std::string text_summary(const std::string& out, const QuantizeSummary& s, kernels::Format output) {
   char line[256];
   std::snprintf(line, sizeof line, "%s: %zu modules, %.3f bits a weight%s, %s (from %s)\n", printable(out, true).c_str(), s.n_modules, s.bits,
-                s.output_quantized ? ", output matrix int8" : "", bytes_text(s.bytes).c_str(), bytes_text(s.source_bytes).c_str());
+                !s.output_quantized ? "" : output == kernels::Format::i4 ? ", output matrix int4" : ", output matrix int8", bytes_text(s.bytes).c_str(), bytes_text(s.source_bytes).c_str());
   std::string text = line;
   if (s.n_unsuited > 0) text += std::to_string(s.n_unsuited) + " matrices stay as they are: they are no linear modules of their own\n";
   return text;
@@ -126,7 +128,7 @@ int run_quantize(const Options& options) {
   std::string text;
   if (!reports.empty()) text += table_head;
   for (const ModuleReport& r : reports) text += table_line(r);
-  text += text_summary(out, summary);
+  text += text_summary(out, summary, how.output);
   if (compared) {
     char line[256];
     std::snprintf(line, sizeof line, "perplexity %.4f, was %.4f; mean KL divergence %.6f, same top token %.2f%% (%lld tokens that were not calibrated with)\n",

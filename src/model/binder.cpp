@@ -44,7 +44,7 @@ Binder::Layout Binder::wanted_layout(const MatrixSource& source, Precision preci
     case WeightDType::f32: return {Format::f32, 0, false};
     case WeightDType::bf16: return {Format::bf16, 0, false};
     case WeightDType::f16: return {Format::f16, 0, false};
-    case WeightDType::i4: return quantized(precision == Precision::output ? Format::i8 : Format::i4);
+    case WeightDType::i4: return quantized(precision == Precision::output ? options_.output : Format::i4);
     default: return quantized(Format::i8);
   }
 }

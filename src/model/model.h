@@ -74,6 +74,7 @@ struct BoundMatrix {
 struct LoadOptions {
   WeightDType dtype = WeightDType::automatic;
   int group = 32;        // i8, i4: columns that share a scale: 32, 64 or 128
+  kernels::Format output = kernels::Format::i8;  // beside i4: the output matrix, i8 or i4
   std::string adapter;   // directory of a LoRA adapter to be merged; empty: none
   bool bind_only = false;  // check everything and plan, convert nothing: weights must not be read, weight_bytes() tells what they would take
   std::vector<BoundMatrix>* bound = nullptr;  // filled in, if not null; for plain checkpoints

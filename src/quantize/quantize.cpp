@@ -56,7 +56,7 @@ Plan make_plan(const Model& model, const std::vector<BoundMatrix>& bound, const 
     if (!index.contains(name)) {
       const TensorView& t = *checkpoint.find(b.tensor);
       index[name] = plan.modules.size();
-      plan.modules.push_back({name, b.tensor, t.dim(0), t.dim(1), b.output ? Format::i8 : options.format, options.group});
+      plan.modules.push_back({name, b.tensor, t.dim(0), t.dim(1), b.output ? options.output : options.format, options.group});
     }
     if (b.output) plan.output = name, plan.untied = tied;
     else rows = {nullptr, b.first_row};

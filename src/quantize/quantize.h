@@ -26,6 +26,7 @@ struct QuantizeOptions {
   kernels::Format format = kernels::Format::i4;
   int group = 32;
   bool keep_output = false;            // the output matrix stays as it is
+  kernels::Format output = kernels::Format::i8;  // else: i8 or i4, rounded to nearest
   uint64_t max_shard_bytes = uint64_t{5} << 30;
 
   bool calibrate = false;

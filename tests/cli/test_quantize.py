@@ -75,6 +75,15 @@ class Written(Case):
             self.succeeds(engine("quantize", random_model(), out, "--dtype", dtype, "--group-size", group))
             self.assertEqual(logits(self, out), logits(self, random_model(), "--dtype", dtype, "--group-size", group))
 
+    def test_output_matrix_in_int4(self):
+        out, options = fresh(), ("--dtype", "int4", "--group-size", "64", "--output-dtype", "int4")
+        self.assertIn("output matrix int4", self.succeeds(engine("quantize", random_model(), out, *options)).out)
+        written = logits(self, out)
+        self.assertEqual(written, logits(self, random_model(), *options))
+        self.assertNotEqual(written, logits(self, random_model(), *options[:4]))
+        sizes = [self.json(engine("inspect", random_model(), "--json", *o))["plan"]["weights_bytes"] for o in (options, options[:4])]
+        self.assertLess(*sizes)
+
     def test_directory(self):
         out = fresh()
         self.assertIn("bits a weight", self.succeeds(engine("quantize", model(), out, "--dtype", "int4")).out)
@@ -123,6 +132,9 @@ class Refused(Case):
                                 (("x", "y", "--dtype", "int4", "--bits", "4.6"), "--calibrate"),
                                 (("x", "y", "--dtype", "int8", "--bits", "4.6", "--calibrate"), "--bits"),
                                 (("x", "y", "--dtype", "int4", "--bits", "3", "--calibrate"), "--bits"),
+                                (("x", "y", "--dtype", "int8", "--output-dtype", "int4"), "--output-dtype"),
+                                (("x", "y", "--dtype", "int4", "--output-dtype", "int4", "--keep-output"), "--output-dtype"),
+                                (("x", "y", "--dtype", "int4", "--output-dtype", "float32"), "--output-dtype"),
                                 (("x", "y", "--dtype", "int4", "--group-size", "48"), "--group-size")):
             self.fails(engine("quantize", *arguments), 2, word)
 
