@@ -58,6 +58,7 @@ int run_perplexity(const Options& options) {
   if (!options.against.empty()) {
     Options as_stored = options;  // so that a model can be compared with its own quantized self
     as_stored.dtype = DTypeChoice::automatic;
+    as_stored.output_dtype.reset();
     against = load_model(resolve_model(options.against, options.revision), as_stored, team);
   }
 
