@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <string>
@@ -36,22 +37,22 @@ struct Team::Shared {
   alignas(64) std::atomic<int64_t> counters[3] = {};
   alignas(64) std::atomic<int> n_arrived{0};
   alignas(64) std::atomic<uint32_t> generation{0};
-  struct alignas(64) Share {
-    float value;
-  };
-  std::vector<Share> shares;
+  std::vector<float> shares;
+  std::vector<Worker::Done> done;
 };
 
 Team::Team(int n_threads) : n_threads_(n_threads), shared_(std::make_unique<Shared>()) {
   ASSERT(n_threads >= 1);
-  shared_->shares.assign(static_cast<size_t>(n_threads), {1.0f / static_cast<float>(n_threads)});
+  shared_->shares.assign(static_cast<size_t>(n_threads), 1.0f / static_cast<float>(n_threads));
+  shared_->done.resize(static_cast<size_t>(n_threads));
 }
 
 Team::~Team() = default;
 
 void Team::run_alone(FunctionRef<void(Worker&)> body) {
-  float all = 1;
-  Worker worker(*this, 0, 1, all);
+  const float all = 1;
+  Worker::Done done;
+  Worker worker(*this, 0, 1, &all, done);
   body(worker);
 }
 
@@ -63,7 +64,7 @@ void Team::run(FunctionRef<void(Worker&)> body) {
   {
     if (omp_get_num_threads() == n_threads_) {
       const int index = omp_get_thread_num();
-      Worker worker(*this, index, n_threads_, shared_->shares[static_cast<size_t>(index)].value);
+      Worker worker(*this, index, n_threads_, shared_->shares.data(), shared_->done[static_cast<size_t>(index)]);
       body(worker);
     } else {
 #pragma omp single
@@ -75,6 +76,23 @@ void Team::run(FunctionRef<void(Worker&)> body) {
     n_threads_ = 1;
     run(body);
   }
+  learn_shares();
+}
+
+/// Moves every worker's share towards what it got through, within limits: one bad run should not count for long.
+void Team::learn_shares() {
+  std::vector<float>& shares = shared_->shares;
+  const float equal = 1.0f / static_cast<float>(shares.size());
+  for (size_t i = 0; i < shares.size(); ++i) {
+    Worker::Done& done = shared_->done[i];
+    if (done.n_loops > 0) {
+      const float mean = shares[i] + (done.sum / static_cast<float>(done.n_loops) - shares[i]) * 0.5f;
+      shares[i] = std::clamp(mean, 0.5f * equal, 1.5f * equal);
+    }
+    done = {};
+  }
+  const float sum = std::accumulate(shares.begin(), shares.end(), 0.0f);
+  for (float& share : shares) share /= sum;
 }
 
 void Worker::barrier() {
@@ -89,7 +107,12 @@ void Worker::barrier() {
   }
   for (int i = 0; i < spins_before_sleep; ++i) {
     if (s.generation.load(std::memory_order_acquire) != generation) return;
-    cpu_relax();
+    if (asked_ < ahead_.n_bytes) {
+      for (int stream = 0; stream < ReadAhead::n_streams; ++stream) __builtin_prefetch(ahead_.data + stream * ahead_.stride + asked_, 0, 2);
+      asked_ += 64;
+    } else {
+      cpu_relax();
+    }
   }
   while (s.generation.load(std::memory_order_acquire) == generation) s.generation.wait(generation, std::memory_order_acquire);
 }

@@ -16,6 +16,11 @@ namespace {
 
 bool bit(uint32_t word, int index) { return (word >> index & 1u) != 0; }
 
+bool is_amd() {
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(0, &a, &b, &c, &d) != 0 && b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
+}
+
 uint64_t enabled_state() {
   uint32_t low = 0, high = 0;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -24,7 +29,7 @@ uint64_t enabled_state() {
 
 }  // namespace
 
-// Bit numbers: Intel SDM volume 2, CPUID leaves 1 and 7; volume 1, 13.3 (XCR0).
+// Bit numbers: Intel SDM volume 2, CPUID leaves 1 and 7; volume 1, 13.3 (XCR0). The family: AMD APM volume 3, E.3.2.
 CpuFeatures detect_cpu() {
   CpuFeatures features;
   uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -32,10 +37,12 @@ CpuFeatures detect_cpu() {
   const bool osxsave = bit(c, 27);
   const bool fma = bit(c, 12);
   const bool f16c = bit(c, 29);
+  const uint32_t family = (a >> 8 & 15) + (a >> 20 & 255);  // base and extended, of processors where the base is 15
   if (!osxsave || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return features;
   const uint64_t state = enabled_state();
   constexpr uint64_t ymm = 0x6;    // SSE and AVX
   constexpr uint64_t zmm = 0xe6;   // and opmask, ZMM_Hi256, Hi16_ZMM
+  features.slow_prefetchers = is_amd() && family >= 0x1a;
   features.avx2 = (state & ymm) == ymm && bit(b, 5) && fma && f16c;
   const bool f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31), cd = bit(b, 28);
   features.avx512 = features.avx2 && (state & zmm) == zmm && f && dq && bw && vl && cd;

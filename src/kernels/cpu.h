@@ -11,6 +11,7 @@ struct CpuFeatures {
   bool avx512_vnni = false;  // implies avx512
   bool avx512_bf16 = false;  // implies avx512_vnni
   bool dotprod = false;      // SDOT
+  bool slow_prefetchers = false;  // see weights_ahead in kernels.h: AMD's Zen 5 (family 1Ah) and later
   bool i8mm = false;         // SMMLA and the bfloat16 instructions; implies dotprod
 };
 

@@ -24,6 +24,8 @@ extern const Table dotprod_table;
 extern const Table i8mm_table;
 #endif
 
+const int64_t weights_ahead = detect_cpu().slow_prefetchers ? 2048 : 0;
+
 namespace {
 
 std::atomic<const Table*> selected = nullptr;

@@ -25,6 +25,8 @@ enum class Format : uint8_t { f32, bf16, f16, i8, i4, mxfp4_i8, mxfp4, count };
 inline constexpr int n_formats = static_cast<int>(Format::count);
 inline constexpr int n_float_formats = static_cast<int>(Format::i8);
 constexpr bool is_packed(Format format) { return format >= Format::i8; }
+/// Of an element in float formats.
+constexpr int64_t element_bytes(Format format) { return format == Format::f32 ? 4 : 2; }
 constexpr bool is_mxfp4(Format format) { return format == Format::mxfp4 || format == Format::mxfp4_i8; }
 /// The kernel reads activations as quantize_act makes them.
 constexpr bool has_int8_activations(Format format) { return is_packed(format) && format != Format::mxfp4; }
@@ -42,6 +44,10 @@ struct Matrix {
 inline constexpr int pack_rows = 16;
 /// Columns of an activation row that share a scale.
 inline constexpr int act_group_cols = 32;
+
+/// How many bytes ahead of its loads a product with one token asks for weights; 0: it leaves that to the hardware's prefetchers, which are
+/// slow to follow on some processors and were hindered on others (SPEED.md). Changes no result.
+extern const int64_t weights_ahead;
 
 /// Element types of the KV cache.
 enum class KvFormat : uint8_t { f32, bf16, i8, count };

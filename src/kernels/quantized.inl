@@ -82,7 +82,7 @@ KERNEL_INLINE void store_tile(const F (&acc)[T][B * row_vectors], int64_t n_rows
   }
 }
 
-/// How far ahead packed weights are asked for where several tokens' work between two loads keeps hardware prefetchers from running ahead.
+/// As weights_ahead, with several tokens, whose work between two loads keeps hardware prefetchers from running ahead.
 constexpr int64_t prefetch_bytes = 4096;
 
 /// S blocks, block_stride bytes apart, against T tokens, read side by side straight from memory: hardware prefetchers follow several
@@ -95,7 +95,7 @@ KERNEL_INLINE void packed_tile(const uint8_t* block, int64_t block_stride, const
   for (auto& stream : acc) clear<1, T>(stream);
   using Stored = typename W::Scale::Element;
   constexpr bool narrow = sizeof(Stored) == 1;  // a scale for each group then
-  const int64_t half = layout.span_groups / 2;
+  const int64_t half = layout.span_groups / 2, ahead = T > 1 ? prefetch_bytes : weights_ahead;
   for (int64_t g = 0; g < layout.n_groups; ++g) {
     const uint8_t* scales = block;
     const int64_t in_span = g & (layout.span_groups - 1);
@@ -106,8 +106,8 @@ KERNEL_INLINE void packed_tile(const uint8_t* block, int64_t block_stride, const
 #pragma GCC unroll 4
     for (int i = 0; i < S; ++i) {
       const uint8_t* const data[1] = {block + i * block_stride};
-      if constexpr (T > 1) {
-        for (int64_t at = 0; at < W::group_bytes; at += 64) __builtin_prefetch(data[0] + prefetch_bytes + at);
+      if (ahead != 0) {
+        for (int64_t at = 0; at < W::group_bytes; at += 64) __builtin_prefetch(data[0] + ahead + at);
       }
       const Stored* const group_scales[1] = {reinterpret_cast<const Stored*>(scales + i * block_stride)};
       add_group<W, typename W::Scale, 1, T>(data, group_scales, act, g, acc[i]);

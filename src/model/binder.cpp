@@ -17,8 +17,6 @@ bool is_float(DType dtype) {
   return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f64;
 }
 
-int64_t element_bytes(Format format) { return format == Format::f32 ? 4 : 2; }
-
 size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
 }  // namespace
@@ -53,7 +51,7 @@ Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& op
     : model_(model), checkpoint_(checkpoint), options_(options), importer_(importer), adapter_(adapter) {}
 
 size_t Binder::converted_bytes(const kernels::Matrix& m) {
-  if (!kernels::is_packed(m.format)) return align64(static_cast<size_t>(m.n_rows * m.n_cols * element_bytes(m.format)));
+  if (!kernels::is_packed(m.format)) return align64(static_cast<size_t>(m.n_rows * m.n_cols * kernels::element_bytes(m.format)));
   const int64_t n_blocks = (m.n_rows + kernels::pack_rows - 1) / kernels::pack_rows;
   return static_cast<size_t>(n_blocks) * kernels::table().packed_block_bytes(m.format, m.n_cols, m.group);
 }

@@ -72,6 +72,8 @@ Decoder::Impl::Impl(const Model& m, Team& t, int tokens_, int rows)
     Arena a(memory.data());
     x = a.floats(n * spec.d_model);
     h = a.rows(n, spec.d_model, model.quantized());
+    own_h.clear();
+    for (int i = 0; i < team.size(); ++i) own_h.push_back(a.rows(1, spec.d_model, model.quantized()));
     branch = a.floats(n * spec.d_model);
     q = a.floats(n * q_width);
     k = a.floats(n * kv_width);
@@ -163,6 +165,22 @@ void Decoder::Impl::matmul(const Linear& l, int64_t row_begin, int64_t row_end, 
   }
 }
 
+/// Tells a worker which part of the next product it will begin with, a loop over n_rows rows of which `next` has the first: with one token
+/// the time is spent reading weights, so that no time should pass without.
+void Decoder::Impl::will_multiply(Worker& w, const Linear& next, int64_t n_rows) const {
+  constexpr int64_t most_bytes = 128 << 10;  // a part of the second-level cache
+  if (n_tokens() != 1) return;
+  const auto chunk = w.first_chunk(n_rows, few_unit, n_rows);
+  const int64_t end = std::min(chunk.end, next.w.n_rows);
+  if (chunk.begin >= end) return w.read_ahead({});
+  const kernels::Matrix& m = next.w;
+  const bool packed = kernels::is_packed(m.format);
+  const int64_t unit = packed ? kernels::pack_rows : 1;
+  const int64_t unit_bytes = packed ? static_cast<int64_t>(kernel.packed_block_bytes(m.format, m.n_cols, m.group)) : m.n_cols * kernels::element_bytes(m.format);
+  const int64_t stride = (end - chunk.begin) / unit / ReadAhead::n_streams * unit_bytes;
+  w.read_ahead({static_cast<const char*>(m.data) + chunk.begin / unit * unit_bytes, stride, std::min(stride, most_bytes / ReadAhead::n_streams)});
+}
+
 void Decoder::Impl::quantize(const ActRows& rows, int64_t first, int64_t n, int64_t begin, int64_t end) const {
   if (rows.q != nullptr) kernel.quantize_act(rows.row(first), rows.width, n, begin, end, rows.q_row(first), rows.q_stride);
 }
@@ -175,13 +193,16 @@ void Decoder::Impl::normalize(const NormWeights& weights, const float* in, float
 /// h = what attention or feed-forward reads: the residual stream, normalised where the spec says so.
 void Decoder::Impl::enter_block(Worker& w, const NormWeights& norm) {
   const int64_t d = spec.d_model;
-  w.for_chunks(n_tokens(), 4, [&](int64_t begin, int64_t end) {
+  const ActRows& to = block_input(w);
+  const auto rows = [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      if (spec.pre_norm) normalize(norm, x + t * d, h.row(t), d);
-      else std::memcpy(h.row(t), x + t * d, sizeof(float) * static_cast<size_t>(d));
+      if (spec.pre_norm) normalize(norm, x + t * d, to.row(t), d);
+      else std::memcpy(to.row(t), x + t * d, sizeof(float) * static_cast<size_t>(d));
     }
-    quantize(h, begin, end - begin, 0, d);
-  });
+    quantize(to, begin, end - begin, 0, d);
+  };
+  if (lone_token()) rows(0, 1);
+  else w.for_chunks(n_tokens(), 4, rows);
 }
 
 void Decoder::Impl::prepare_rope(int64_t token) {
@@ -243,41 +264,48 @@ void Decoder::Impl::add_branches(Worker& w, const NormWeights& post_norm) {
 
 // --- attention -------------------------------------------------------------------------------------------------------------
 
-void Decoder::Impl::normalize_heads(const NormWeights& weights, float* row, int n_heads) const {
+/// Heads [begin, end) of the row.
+void Decoder::Impl::normalize_heads(const NormWeights& weights, float* row, int begin, int end) const {
   const int d = spec.d_head;
   switch (spec.qk_norm) {
     case QkNorm::none: break;
     case QkNorm::per_head:
-      for (int i = 0; i < n_heads; ++i) normalize(weights, row + i * d, row + i * d, d);
+      for (int i = begin; i < end; ++i) normalize(weights, row + i * d, row + i * d, d);
       break;
     case QkNorm::by_head:
-      for (int i = 0; i < n_heads; ++i) normalize({weights.weight + i * d, nullptr}, row + i * d, row + i * d, d);
+      for (int i = begin; i < end; ++i) normalize({weights.weight + i * d, nullptr}, row + i * d, row + i * d, d);
       break;
-    case QkNorm::full: normalize(weights, row, row, int64_t{n_heads} * d); break;
+    case QkNorm::full:
+      ASSERT(begin == 0);
+      normalize(weights, row, row, int64_t{end} * d);
+      break;
   }
 }
 
-void Decoder::Impl::position_and_store(const LayerSpec& layer_spec, const LayerWeights& weights, int layer, int64_t token) {
-  const int d = spec.d_head;
+/// KV heads [kv_begin, kv_end) of a token and their queries: normalised, rotated and scaled in place, keys and values stored.
+void Decoder::Impl::position_and_store(int layer, int64_t token, int kv_begin, int kv_end) {
+  const LayerWeights& weights = layer_weights(layer);
+  const LayerSpec& layer_spec = spec.layers[layer];
+  const int d = spec.d_head, begin = kv_begin * group(), end = kv_end * group();
   float *q_row = q + token * q_width, *k_row = k + token * kv_width, *v_row = v + token * kv_width;
   if (spec.clip_qkv > 0) {
-    kernel.clamp(q_row, -spec.clip_qkv, spec.clip_qkv, q_width);
-    kernel.clamp(k_row, -spec.clip_qkv, spec.clip_qkv, kv_width);
-    kernel.clamp(v_row, -spec.clip_qkv, spec.clip_qkv, kv_width);
+    kernel.clamp(q_row + begin * d, -spec.clip_qkv, spec.clip_qkv, int64_t{end - begin} * d);
+    kernel.clamp(k_row + kv_begin * d, -spec.clip_qkv, spec.clip_qkv, int64_t{kv_end - kv_begin} * d);
+    kernel.clamp(v_row + kv_begin * d, -spec.clip_qkv, spec.clip_qkv, int64_t{kv_end - kv_begin} * d);
   }
-  normalize_heads(weights.q_norm, q_row, spec.n_heads);
-  normalize_heads(weights.k_norm, k_row, spec.n_kv_heads);
+  normalize_heads(weights.q_norm, q_row, begin, end);
+  normalize_heads(weights.k_norm, k_row, kv_begin, kv_end);
   if (layer_spec.rope >= 0) {
     const RopeSpec& rope = spec.ropes[layer_spec.rope];
     const int64_t row = (int64_t{layer_spec.rope} * max_tokens + token) * rope_width;
     const auto rotate = rope.interleaved ? kernel.rope_interleaved : kernel.rope;
-    for (int i = 0; i < spec.n_heads; ++i) rotate(q_row + i * d, cos + row, sin + row, rope.n_rot / 2);
-    for (int i = 0; i < spec.n_kv_heads; ++i) rotate(k_row + i * d, cos + row, sin + row, rope.n_rot / 2);
+    for (int i = begin; i < end; ++i) rotate(q_row + i * d, cos + row, sin + row, rope.n_rot / 2);
+    for (int i = kv_begin; i < kv_end; ++i) rotate(k_row + i * d, cos + row, sin + row, rope.n_rot / 2);
   }
-  kernel.scale(q_row, spec.q_scale(), q_width);
+  kernel.scale(q_row + begin * d, spec.q_scale(), int64_t{end - begin} * d);
   const BatchToken& t = tokens[token];
   std::byte* block = items[t.item].kv->blocks()[t.position / kv_block_tokens];
-  for (int i = 0; i < spec.n_kv_heads; ++i) {
+  for (int i = kv_begin; i < kv_end; ++i) {
     kernel.kv_store(kv_layout.format, k_row + i * d, v_row + i * d, d, t.position % kv_block_tokens,
                     block + kv_layout.offset(layer, i));
   }
@@ -333,7 +361,8 @@ void Decoder::Impl::finish_unit(const AttentionUnit& unit, int layer, const Atte
   if (g * d % kernels::act_group_cols == 0) quantize(attention, unit.first_token, unit.n_tokens, begin, begin + int64_t{g} * d);
 }
 
-void Decoder::Impl::attend(Worker& w, int layer) {
+/// `position`: the units' tokens have yet to be positioned and stored.
+void Decoder::Impl::attend(Worker& w, int layer, bool position) {
   const int window = spec.layers[layer].window;
   const auto segments = [&](const AttentionUnit& unit) {
     const int32_t first = tokens[unit.first_token].position;
@@ -344,6 +373,7 @@ void Decoder::Impl::attend(Worker& w, int layer) {
   if (!split) {
     w.for_chunks(n_units, 1, [&](int64_t i, int64_t) {
       const AttentionUnit& unit = units[i];
+      if (position) position_and_store(layer, unit.first_token, unit.kv_head, unit.kv_head + 1);
       std::byte* at = thread_scratch(w.index());
       const int n_queries = unit.n_tokens * group();
       // Behind the queries and the part that attend_segments uses.
@@ -378,16 +408,21 @@ void Decoder::Impl::attend(Worker& w, int layer) {
 void Decoder::Impl::attention_block(Worker& w, int layer) {
   const LayerWeights& weights = layer_weights(layer);
   const int64_t n = n_tokens();
-  const LinearTask qkv[] = {{&weights.wq, &h, q, q_width}, {&weights.wk, &h, k, kv_width}, {&weights.wv, &h, v, kv_width}};
+  const ActRows& in = block_input(w);
+  const LinearTask qkv[] = {{&weights.wq, &in, q, q_width}, {&weights.wk, &in, k, kv_width}, {&weights.wv, &in, v, kv_width}};
   observe(w, weights.wq, h.f, n);
+  will_multiply(w, weights.wo, spec.d_model);
   linears(w, qkv, n, [](int64_t, int64_t) {});
-  w.for_chunks(n, 1, [&](int64_t t, int64_t) { position_and_store(spec.layers[layer], weights, layer, t); });
-  attend(w, layer);
+  // Where no token of the batch is a key of another one, each unit of attention can do this for itself.
+  const bool in_units = n == static_cast<int64_t>(items.size()) && !split && spec.qk_norm != QkNorm::full;
+  if (!in_units) w.for_chunks(n, 1, [&](int64_t t, int64_t) { position_and_store(layer, t, 0, spec.n_kv_heads); });
+  attend(w, layer, in_units);
   if (group() * spec.d_head % kernels::act_group_cols != 0 && attention.q != nullptr) {
     // Groups of columns straddle kv heads, so they could not be quantized head by head.
     w.for_chunks(n, 1, [&](int64_t t, int64_t) { quantize(attention, t, 1, 0, q_width); });
   }
   observe(w, weights.wo, attention.f, n);
+  if (!spec.layers[layer].moe) will_multiply(w, spec.gated ? weights.w_gate : weights.w_up, weights.w_up.w.n_rows);
   leave_block(w, weights.wo, attention, weights.attn_post_norm);
 }
 
@@ -434,7 +469,7 @@ ActRows Decoder::Impl::gate_of_width(int64_t width) const {
 ActRows Decoder::Impl::gated_product(Worker& w, const Linear& wg, const Linear& wu, const Linear& last) {
   const ActRows out = gate_of_width(wu.w.n_rows);
   for_row_chunks(w, out.width, n_tokens(), [&](int64_t begin, int64_t end) {
-    gated_rows(wg, wu, last, begin, end, h, n_tokens(), out, w.index());
+    gated_rows(wg, wu, last, begin, end, block_input(w), n_tokens(), out, w.index());
   });
   return out;
 }
@@ -443,8 +478,11 @@ void Decoder::Impl::feed_forward(Worker& w, int layer) {
   const LayerWeights& weights = layer_weights(layer);
   if (!spec.layers[layer].moe) {
     observe(w, weights.w_up, h.f, n_tokens());
+    will_multiply(w, weights.w_down, spec.d_model);
     const ActRows inner = gated_product(w, weights.w_gate, weights.w_up, weights.w_down);
     observe(w, weights.w_down, inner.f, n_tokens());
+    if (layer + 1 < spec.n_layers) will_multiply(w, layer_weights(layer + 1).wq, padded_rows(q_width) + 2 * padded_rows(kv_width));
+    else will_multiply(w, model.weights().output, spec.vocab_size);
     leave_block(w, weights.w_down, inner, weights.ffn_post_norm);
     return;
   }

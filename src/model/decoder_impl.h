@@ -60,6 +60,7 @@ struct Decoder::Impl {
   Buffer memory;
   float *x = nullptr;        // [T, d_model] the residual stream
   ActRows h;                 // [T, d_model] normalised input
+  std::vector<ActRows> own_h;  // [threads][1, d_model] the same of a lone token, a row for each thread
   float *q = nullptr, *k = nullptr, *v = nullptr;
   ActRows attention;           // [T, q_width]
   float *branch = nullptr;     // [T, d_model] what attention or feed-forward adds
@@ -80,7 +81,7 @@ struct Decoder::Impl {
   std::vector<int32_t> busy_experts;  // those with rows in this layer
 
   /// Fewer tokens than few_tokens are multiplied with long stretches of a matrix; more, with wide_chunk rows at a time.
-  static constexpr int64_t few_tokens = 16, wide_chunk = 64;
+  static constexpr int64_t few_tokens = 16, wide_chunk = 64, few_unit = 32;
   size_t scratch_bytes = 0;    // of one thread: the kernels' own, then room for the outputs of a chunk of rows
   size_t chunk_offset = 0;
   int64_t chunk_floats = 0;
@@ -115,9 +116,9 @@ struct Decoder::Impl {
   void quantize(const ActRows& rows, int64_t first, int64_t n, int64_t begin, int64_t end) const;
   void normalize(const NormWeights& weights, const float* in, float* out, int64_t n) const;
   void attention_block(Worker& w, int layer);
-  void position_and_store(const LayerSpec& spec, const LayerWeights& weights, int layer, int64_t token);
-  void normalize_heads(const NormWeights& weights, float* row, int n_heads) const;
-  void attend(Worker& w, int layer);
+  void position_and_store(int layer, int64_t token, int kv_begin, int kv_end);
+  void normalize_heads(const NormWeights& weights, float* row, int begin, int end) const;
+  void attend(Worker& w, int layer, bool position);
   void attend_segments(const AttentionUnit& unit, int layer, int first, int last, const kernels::AttentionPart& into,
                        std::byte* memory);
   void finish_unit(const AttentionUnit& unit, int layer, const kernels::AttentionPart& part);
@@ -141,12 +142,18 @@ struct Decoder::Impl {
   /// f(begin, end) over chunks of a matrix's rows that n tokens are multiplied with.
   template <class F>
   void for_row_chunks(Worker& w, int64_t n_rows, int64_t n, F&& f) const;
+  /// What a matrix takes of a loop over several, so that each begins at a row where a chunk may.
+  static int64_t padded_rows(int64_t n) { return (n + wide_chunk - 1) / wide_chunk * wide_chunk; }
   template <class After>
   void linears(Worker& w, std::span<const LinearTask> tasks, int64_t n_tokens, After&& after);
+  void will_multiply(Worker& w, const Linear& next, int64_t n_rows) const;
 
   float* chunk_space(int thread) const { return reinterpret_cast<float*>(thread_scratch(thread) + chunk_offset); }
   std::byte* thread_scratch(int thread) const { return scratch + scratch_bytes * static_cast<size_t>(thread); }
   kernels::AttentionPart part_at(float* memory, int n_queries) const;
+  /// Normalising a lone token costs less than the barrier after it, so that every thread does it for itself.
+  bool lone_token() const { return n_tokens() == 1 && partial == nullptr; }
+  const ActRows& block_input(const Worker& w) const { return lone_token() ? own_h[static_cast<size_t>(w.index())] : h; }
   int group() const { return spec.n_heads / spec.n_kv_heads; }
   int64_t n_tokens() const { return static_cast<int64_t>(tokens.size()); }
 };
@@ -156,15 +163,13 @@ void Decoder::Impl::for_row_chunks(Worker& w, int64_t n_rows, int64_t n, F&& f) 
   // With few tokens a chunk is a stretch of memory, the longer the better. With many, its outputs should stay in the second-level
   // cache for what is done with them next.
   const bool few = n < few_tokens;
-  w.for_tapered(n_rows, few ? wide_chunk / 2 : wide_chunk, few ? n_rows : wide_chunk, f);
+  w.for_tapered(n_rows, few ? few_unit : wide_chunk, few ? n_rows : wide_chunk, f);
 }
 
 template <class After>
 void Decoder::Impl::linears(Worker& w, std::span<const LinearTask> tasks, int64_t n, After&& after) {
-  constexpr int64_t unit = 2 * kernels::act_group_cols;
-  const auto padded = [](const LinearTask& t) { return (t.linear->w.n_rows + unit - 1) / unit * unit; };
   int64_t n_rows = 0;
-  for (const LinearTask& t : tasks) n_rows += padded(t);
+  for (const LinearTask& t : tasks) n_rows += padded_rows(t.linear->w.n_rows);
   for_row_chunks(w, n_rows, n, [&](int64_t begin, int64_t end) {
     int64_t first = 0;  // row of the first task's row 0, of the second's, ...
     for (const LinearTask& t : tasks) {
@@ -173,7 +178,7 @@ void Decoder::Impl::linears(Worker& w, std::span<const LinearTask> tasks, int64_
         matmul(*t.linear, from, to, *t.x, 0, n, t.y, t.y_stride, w.index());
         after(from, to);
       }
-      first += padded(t);
+      first += padded_rows(t.linear->w.n_rows);
     }
   });
 }

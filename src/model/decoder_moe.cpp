@@ -91,8 +91,9 @@ void Decoder::Impl::experts(Worker& w, int layer) {
   const MoeSpec& moe = spec.moe;
   const int64_t n = n_tokens(), d = spec.d_model, n_pairs = n * moe.n_used;
   const bool few = n < few_tokens;
+  const ActRows& in = block_input(w);
 
-  const LinearTask tasks[] = {{&weights.w_router, &h, router, moe.n_experts}, {&weights.shared_gate, &h, shared_scale, 1}};
+  const LinearTask tasks[] = {{&weights.w_router, &in, router, moe.n_experts}, {&weights.shared_gate, &in, shared_scale, 1}};
   linears(w, std::span(tasks, weights.shared_gate ? 2 : 1), n, [](int64_t, int64_t) {});
   if (!few) w.for_chunks(n, 4, [&](int64_t begin, int64_t end) { for (int64_t t = begin; t < end; ++t) route(t); });
   if (w.index() == 0) {
@@ -112,23 +113,21 @@ void Decoder::Impl::experts(Worker& w, int layer) {
   if (moe.d_shared > 0) observe(w, weights.shared.up, h.f, n);
 
   // All experts' inner columns as one row of work: the shared expert's first, since with many tokens they take longest.
-  constexpr int64_t unit = 2 * kernels::act_group_cols;
-  const auto padded = [](int64_t width) { return (width + unit - 1) / unit * unit; };
-  const int64_t n_shared = padded(moe.d_shared), n_each = padded(moe.d_expert), n_busy = static_cast<int64_t>(busy_experts.size());
+  const int64_t n_shared = padded_rows(moe.d_shared), n_each = padded_rows(moe.d_expert), n_busy = static_cast<int64_t>(busy_experts.size());
   const ActRows shared_inner = gate_of_width(moe.d_shared);
   for_row_chunks(w, n_shared + n_busy * n_each, n, [&](int64_t begin, int64_t end) {
     for (int64_t to; begin < end; begin = to) {
       if (begin < n_shared) {
         to = std::min(end, n_shared);
         const ExpertWeights& e = weights.shared;
-        gated_rows(e.gate, e.up, e.down, begin, std::min<int64_t>(to, moe.d_shared), h, n, shared_inner, w.index());
+        gated_rows(e.gate, e.up, e.down, begin, std::min<int64_t>(to, moe.d_shared), in, n, shared_inner, w.index());
         continue;
       }
       const int64_t i = (begin - n_shared) / n_each, first = n_shared + i * n_each;
       to = std::min(end, first + n_each);
       const int32_t id = busy_experts[i], start = expert_start[id];
       const ExpertWeights& e = weights.experts[id];
-      gated_rows(e.gate, e.up, e.down, begin - first, std::min<int64_t>(to - first, moe.d_expert), gathered ? expert_in.from(start) : h,
+      gated_rows(e.gate, e.up, e.down, begin - first, std::min<int64_t>(to - first, moe.d_expert), gathered ? expert_in.from(start) : in,
                  expert_start[id + 1] - start, expert_gate.from(start), w.index());
     }
   });
