@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "runtime/constraint.h"
+#include "runtime/json_schema.h"
 #include "support.h"
 
 using namespace engine;
@@ -122,6 +123,38 @@ TEST_CASE("text is free until a call begins") {
   CHECK(begins(harmony, "\xFF<|channel|>\xFF" "analysis\xFF<|message|>\xFFI add {1}\xFF<|end|>\xFF\xFF<|start|>\xFF" "assistant to=functions.add\xFF<|channel|>\xFF" "commentary json\xFF<|message|>\xFF{\"x\": 5}\xFF<|call|>\xFF"));
   CHECK_FALSE(begins(harmony, "to=functions.add\xFF<|message|>\xFF{\"y\""));
   CHECK_FALSE(begins(harmony, "to=functions.adder"));
+}
+
+TEST_CASE("what has a form may come behind a thought") {
+  const ThoughtTags& tags = *find_thought_tags("</think>");
+  const auto matches = [](const std::shared_ptr<const Grammar>& grammar, const std::string& text) {
+    GrammarMatcher matcher(grammar);
+    return matcher.advance(text) && matcher.complete();
+  };
+  const auto json = json_object_grammar();
+  const std::string object = R"({"a": 1})";
+  for (const bool tokens : {false, true}) {
+    const IsToken is_token = [&](std::string_view) { return tokens; };
+    const std::string mark = tokens ? "\xFF" : "", open = mark + "<think>" + mark, close = mark + "</think>" + mark;
+    const auto free = grammar_behind_thought(*json, tags, false, is_token);
+    for (const std::string& good : {object, open + close + object, "\n" + open + "\nAny {text} </thin\xC3\xA9 \xFF<tool_call>\xFF\n" + close + "\n\n" + object}) CHECK_MESSAGE(matches(free, good), good);
+    for (const std::string& bad : {open + object, open + "thought", "thought" + close + object, open + close + "\n\n\n\n\n\n" + object, open + close + "text", object + open}) CHECK_FALSE_MESSAGE(matches(free, bad), bad);
+    const auto begun = grammar_behind_thought(*json, tags, true, is_token);
+    for (const std::string& good : {"\n\n" + close + object, "thought" + close + "\n\n" + object, object + close + object}) CHECK_MESSAGE(matches(begun, good), good);
+    for (const std::string& bad : {object, std::string("thought"), close + close, "thought" + close}) CHECK_FALSE_MESSAGE(matches(begun, bad), bad);
+    CHECK_FALSE(begins(begun, "thought" + close + "text"));
+  }
+  // Where an answer is free until a call begins, a thought holds none, and there may be no thought.
+  ToolGrammarOptions options;
+  options.text = true;
+  AnswerSyntax syntax = syntax_of(tool_call_formats()[0]);
+  for (const ToolCallFormat& row : tool_call_formats()) {
+    if (std::string_view(row.name) == "hermes") syntax.format = &row;
+  }
+  const auto calls = grammar_behind_thought(*tool_call_grammar(syntax, options), tags, false, {});
+  const std::string call = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"x\": 5}}\n</tool_call>";
+  for (const std::string& good : {std::string("text"), "text " + call, "<think>or <tool_call> so</think>\n" + call, std::string("<think>a</think>b")}) CHECK_MESSAGE(matches(calls, good), good);
+  CHECK_FALSE(begins(calls, "<think>a</think>b <tool_call>nothing"));
 }
 
 TEST_CASE("schemas that cannot be kept to") {

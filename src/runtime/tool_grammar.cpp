@@ -42,15 +42,8 @@ class Compiler {
     set.set(static_cast<uint8_t>(c));
     return Element::of(set);
   }
-  static void append(Sequence& out, std::string_view text) {
-    for (const char c : text) out.push_back(byte(c));
-  }
-  void append_marker(Sequence& out, std::string_view marker) const {
-    const bool token = !marker.empty() && options_.is_token && options_.is_token(marker);
-    if (token) out.push_back(byte(TokenTable::control_byte));
-    append(out, marker);
-    if (token) out.push_back(byte(TokenTable::control_byte));
-  }
+  static void append(Sequence& out, std::string_view text) { append_text(out, text); }
+  void append_marker(Sequence& out, std::string_view marker) const { engine::append_marker(out, marker, options_.is_token); }
   bool has_open() const { return !options_.text && !format_.bare; }
 
   /// The parameters' schema as a rule.
@@ -153,11 +146,11 @@ class Compiler {
     return name;
   }
 
-  /// Any text; where `open` has come, `calls` must follow, and then any text again. The states of a search for `open` (Knuth, Morris and Pratt).
+  /// Any text; where `open` has come, `calls` must follow, and then any text again.
   RuleId text_with(RuleId calls) {
     const std::string_view open = format_.open;
-    std::vector<RuleId> states;
-    for (size_t i = 0; i <= open.size(); ++i) states.push_back(b_.add_rule());
+    const RuleId found = b_.add_rule();
+    const std::vector<RuleId> states = text_until(b_, open, {.may_end = true}, found);
     RuleId begin = states[0];
     if (format_.bare) {
       // At the beginning and behind a call, a brace opens one.
@@ -172,22 +165,9 @@ class Compiler {
       b_.add_alternative(begin, {byte(open[0]), Element::of(states[1])});
       b_.add_alternative(begin, {Element::of(calls), Element::of(begin)});
     }
-    for (size_t i = 0; i < open.size(); ++i) {
-      std::vector<ByteSet> to(open.size() + 1);
-      for (size_t c = 0; c < 256; ++c) {
-        const std::string seen = std::string(open.substr(0, i)) + static_cast<char>(c);
-        size_t n = seen.size();
-        while (!open.starts_with(std::string_view(seen).substr(seen.size() - n))) --n;
-        to[n].set(c);
-      }
-      b_.add_alternative(states[i], {});
-      for (size_t n = 0; n < to.size(); ++n) {
-        if (to[n].any()) b_.add_alternative(states[i], {Element::of(to[n]), Element::of(states[n])});
-      }
-    }
     // As a token the marker has the byte of tokens behind it.
-    b_.add_alternative(states.back(), {Element::of(calls), Element::of(begin)});
-    b_.add_alternative(states.back(), {byte(TokenTable::control_byte), Element::of(calls), Element::of(begin)});
+    b_.add_alternative(found, {Element::of(calls), Element::of(begin)});
+    b_.add_alternative(found, {byte(TokenTable::control_byte), Element::of(calls), Element::of(begin)});
     return begin;
   }
 

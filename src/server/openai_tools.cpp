@@ -1,4 +1,4 @@
-// Tools: what a request may offer the model goes into the chat template, and calls are read out of its answers.
+// What a chat template says of answers: thoughts and calls are read out of them. Tools that a request offers the model go into the template.
 #include <algorithm>
 
 #include "runtime/tool_grammar.h"
@@ -8,7 +8,7 @@ namespace engine::server {
 namespace {
 
 constexpr size_t max_tools = 128, max_tool_name = 64;  // as OpenAI's
-constexpr size_t prompt_end = 16;                      // tokens of the prompt in which an open <think> is looked for
+constexpr size_t prompt_end = 16;                      // tokens of the prompt in which an open thought is looked for
 
 bool is_tool_name(const Json& name) {
   if (!name.is_string()) return false;
@@ -80,52 +80,71 @@ Tools read_tools(Fields& fields) {
   return out;
 }
 
-void use_tools(App& app, const Tools& tools, Generation& g) {
-  const ChatTemplate* chat_template = app.engine.chat_template();
-  const std::string& source = chat_template->source(!tools.offered.is_null());
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw ApiError(400, message, message.substr(0, message.find(':')), "unsupported_parameter"); }
+
+/// What `g` must be to hold the calls that `tools` asks for.
+void constrain_calls(App& app, const Tools& tools, const AnswerSyntax& syntax, const IsToken& is_token, Generation& g) {
+  ToolGrammarOptions options;
+  options.text = !tools.required;
+  options.several = !g.work.one_call;
+  options.strict = tools.strict;
+  options.is_token = is_token;
+  try {
+    if (g.work.grammar == nullptr || tools.required) g.work.grammar = tool_call_grammar(syntax, options);
+    GrammarConstraint(g.work.grammar, app.engine.token_table(), {});  // what does not serve is told now
+  } catch (const Error& error) {
+    refuse("tools: " + error.message);
+  }
+}
+
+}  // namespace
+
+void read_answers(App& app, const Tools& tools, Generation& g) {
+  const bool offered = !tools.offered.is_null();
+  const std::string& source = app.engine.chat_template()->source(offered);
   auto syntax = std::make_shared<AnswerSyntax>();
   syntax->format = find_tool_call_format(source);
-  const auto refuse = [](const std::string& message) { throw ApiError(400, message, message.substr(0, message.find(':')), "unsupported_parameter"); };
   if (syntax->format == nullptr) {
     if (tools.required) refuse("tool_choice: the form in which this model's chat template wants calls is not known here");
-    if (!tools.offered.is_null() && !tools.strict.empty()) refuse("tools: strict: the form in which this model's chat template wants calls is not known here");
-    return;
+    if (offered && !tools.strict.empty()) refuse("tools: strict: the form in which this model's chat template wants calls is not known here");
   }
   // Channels are taken apart in any case: without it, an answer would begin with the model's thoughts.
-  if (tools.offered.is_null() && syntax->format->body != ToolCallFormat::Body::harmony) return;
-  for (const Json& tool : tools.offered) {
-    const Json& function = tool["function"];
-    const std::string name = function["name"];
-    if (tools.only.empty() || name == tools.only) syntax->functions[name] = function.value("parameters", Json());
-  }
+  const bool channels = syntax->format != nullptr && syntax->format->body == ToolCallFormat::Body::harmony;
+  if (!offered && !channels) syntax->format = nullptr;
+  if (!channels) syntax->thoughts = find_thought_tags(source);
+  if (syntax->format == nullptr && syntax->thoughts == nullptr) return;
+
   const Tokenizer& tokenizer = app.engine.tokenizer();
-  for (const std::string_view marker : syntax->format->markers()) {
+  const auto show = [&](std::string_view marker) {
     const auto id = tokenizer.token_to_id(marker);
     if (id && tokenizer.is_special(*id)) g.work.shown_special.push_back(*id);
-  }
-  g.work.one_call = !tools.parallel || !tools.only.empty();
-  if (tools.required || !tools.strict.empty()) {
-    ToolGrammarOptions options;
-    options.text = !tools.required;
-    options.several = !g.work.one_call;
-    options.strict = tools.strict;
-    options.is_token = [&](std::string_view marker) {
-      const auto id = tokenizer.token_to_id(marker);
-      return id && tokenizer.is_added(*id);
-    };
-    try {
-      if (g.work.grammar == nullptr || tools.required) g.work.grammar = tool_call_grammar(*syntax, options);
-      GrammarConstraint(g.work.grammar, app.engine.token_table(), {});  // what does not serve is told now
-    } catch (const Error& error) {
-      refuse("tools: " + error.message);
+  };
+  const IsToken is_token = [&](std::string_view marker) {
+    const auto id = tokenizer.token_to_id(marker);
+    return id && tokenizer.is_added(*id);
+  };
+  if (syntax->format != nullptr) {
+    for (const Json& tool : tools.offered) {
+      const Json& function = tool["function"];
+      const std::string name = function["name"];
+      if (tools.only.empty() || name == tools.only) syntax->functions[name] = function.value("parameters", Json());
     }
+    for (const std::string_view marker : syntax->format->markers()) show(marker);
+    g.work.one_call = !tools.parallel || !tools.only.empty();
+    if (tools.required || !tools.strict.empty()) constrain_calls(app, tools, *syntax, is_token, g);
   }
-  if (!tools.required) {
+  if (syntax->thoughts != nullptr) {
+    show(syntax->thoughts->open);
+    show(syntax->thoughts->close);
     const std::vector<int32_t>& prompt = g.work.prompts.front();
-    std::string end = tokenizer.decode(std::span(prompt).last(std::min(prompt.size(), prompt_end)), false);
-    end.erase(end.find_last_not_of(" \n") + 1);
-    syntax->thinks = source.find("</think>") != std::string::npos;
-    syntax->begins_thinking = syntax->thinks && end.ends_with("<think>");
+    const ThoughtState state = thought_state(*syntax->thoughts, tokenizer.decode(std::span(prompt).last(std::min(prompt.size(), prompt_end)), false));
+    syntax->begins_thinking = state == ThoughtState::open;
+    // What has a form may come behind a thought, unless the prompt has had its thought.
+    if (g.work.grammar != nullptr && state != ThoughtState::closed) {
+      g.work.grammar = grammar_behind_thought(*g.work.grammar, *syntax->thoughts, syntax->begins_thinking, is_token);
+    }
   }
   g.work.syntax = std::move(syntax);
 }
