@@ -132,6 +132,16 @@ TEST_CASE("calls in every format") {
       {"qwen3-coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\n5\n</parameter>\n<parameter=days>\n5\n</parameter>\n<parameter=tags>\n[1, \"<b>\"]\n</parameter>\n<parameter=note>\nnull\n</parameter>\n"
        "<parameter=more>\n{\"a\": 1}\n</parameter>\n<parameter=rest>\ntwo\nlines </para>\n</parameter>\n</function>\n</tool_call>",
        "", {R"(get_weather {"city": "5", "days": 5, "tags": [1,"<b>"], "note": null, "more": {"a":1}, "rest": "two\nlines </para>"})"}},
+      {"qwen3-coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\n\nOslo\n\n</parameter>\n</function>\n</tool_call>", "", {R"(get_weather {"city": "\nOslo\n"})"}},
+      {"glm", "Yes.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>", "Yes.", {oslo, now}},
+      {"glm", "<tool_call>get_weather<arg_key>city</arg_key><arg_value>\n5\n</arg_value><arg_key>days</arg_key><arg_value>5</arg_value></tool_call><tool_call>now</tool_call>", "", {R"(get_weather {"city": "\n5\n", "days": 5})", now}},
+      {"minimax", "Yes.\n<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Oslo</parameter>\n</invoke>\n<invoke name=\"now\">\n</invoke>\n</minimax:tool_call>", "Yes.", {oslo, now}},
+      {"minimax", "<minimax:tool_call><invoke name=\"now\"></invoke></minimax:tool_call>\n<minimax:tool_call><invoke name=\"now\"></invoke></minimax:tool_call>ok", "ok", {now, now}},
+      {"deepseek-v3", "Look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{\"city\": \"Oslo\"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>", "Look.", {oslo, now}},
+      {"deepseek-v3.1", R"(<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Oslo"}<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>)", "", {oslo, now}},
+      {"kimi-k2", R"(<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"city": "Oslo"}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>)", "", {oslo, now}},
+      {"phi4", R"(<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Oslo"}}]<|/tool_call|>)", "", {oslo}},
+      {"phi4", R"(<|tool_call|>{"name": "now", "arguments": {}}<|/tool_call|>)", "", {now}},
       {"seed", "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo</parameter>\n</function>\n</seed:tool_call>", "", {oslo}},
       {"harmony", "<|channel|>analysis<|message|>The user asks.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{\"city\": \"Oslo\"}<|call|>",
        "", {oslo}, "The user asks."},
@@ -194,6 +204,13 @@ TEST_CASE("what is no call stays text, every byte of it") {
                              "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\nwrong</function>"}) {
     rows.push_back({"qwen3-coder", answer, answer, {}});
   }
+  for (const char* answer : {"<tool_call>now</tool_call", "<tool_call>other\n</tool_call>", "<tool_call>get_weather\n<arg_key>city</arg_key>\nOslo", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</tool_call>"}) {
+    rows.push_back({"glm", answer, answer, {}});
+  }
+  for (const char* answer : {"<minimax:tool_call>\n<invoke name=\"other\">\n</invoke>", "<minimax:tool_call>\n<invoke name=now>", "<minimax:tool_call>\n</minimax:tool_call>"}) rows.push_back({"minimax", answer, answer, {}});
+  for (const char* answer : {"<|tool_calls_section_begin|><|tool_call_begin|>functions.other:0<|tool_call_argument_begin|>{}", "<|tool_calls_section_begin|><|tool_call_begin|>now", "<|tool_calls_section_begin|>"}) {
+    rows.push_back({"kimi-k2", answer, answer, {}});
+  }
   for (const char* answer : {"to=functions.now", " to=functions.now", "<|channel|>commentary to=functions.other<|message|>{}", "<|channel|>commentary to=functions.now<|message|>{\"a\": ",
                              "<|channel|>commentary to=functions.now<|message|>now"}) {
     rows.push_back({"harmony", answer, answer, {}});
@@ -205,6 +222,10 @@ TEST_CASE("what is no call stays text, every byte of it") {
       {"hermes", "<tool_call>{\"name\": \"now\", \"arguments\": {<tool_call>{\"name\": \"now\"}</tool_call>", "<tool_call>{\"name\": \"now\", \"arguments\": {", {now}},
       {"mistral", R"([TOOL_CALLS][{"name": "now", "arguments": {}}, {"name": "get_wea)", R"(, {"name": "get_wea)", {now}},
       {"mistral", R"([TOOL_CALLS][{"name": "now", "arguments": {}} and)", " and", {now}},
+      // The second call of a block.
+      {"kimi-k2", "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_call_begin|>functions.other:1<|tool_call_argument_begin|>{}", "<|tool_call_begin|>functions.other:1<|tool_call_argument_begin|>{}", {now}},
+      {"minimax", "<minimax:tool_call>\n<invoke name=\"now\">\n</invoke>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Os", "\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Os", {now}},
+      {"deepseek-v3.1", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{} and more", " and more", {now}},
       {"harmony", "<|channel|>commentary to=functions.now<|message|>{\"a\" <|end|><|start|>assistant<|channel|>final<|message|>Hm.", "<|channel|>commentary to=functions.now<|message|>{\"a\" Hm.", {}},
   });
 }
@@ -359,8 +380,8 @@ TEST_CASE("a template tells its format") {
       {"meta-llama-Llama-3.3-70B-Instruct", "llama3"}, {"mistralai-Mistral-Nemo-Instruct-2407", "mistral"},
       {"Mistral-Small-3.2-24B-Instruct-2506", "mistral-args"}, {"ibm-granite-granite-3.3-2B-Instruct", "granite"}, {"openai-gpt-oss-120b", "harmony"},
       {"CohereForAI-c4ai-command-r7b-12-2024-tool_use", "command-r7b"}, {"meetkai-functionary-medium-v3.1", "functionary"},
-      {"NVIDIA-Nemotron-Nano-v2", "nemotron"}, {"GLM-4.6", ""}, {"Kimi-K2-Instruct", ""}, {"LFM2-8B-A1B", ""}, {"MiniMax-M2", ""}, {"Apertus-8B-Instruct", ""},
-      {"deepseek-ai-DeepSeek-V3", ""}, {"deepseek-ai-DeepSeek-V3.1", ""}, {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", ""}, {"google-gemma-3", ""},
+      {"NVIDIA-Nemotron-Nano-v2", "nemotron"}, {"GLM-4.6", "glm"}, {"Kimi-K2-Instruct", "kimi-k2"}, {"LFM2-8B-A1B", ""}, {"MiniMax-M2", "minimax"}, {"Apertus-8B-Instruct", ""},
+      {"deepseek-ai-DeepSeek-V3", "deepseek-v3"}, {"deepseek-ai-DeepSeek-V3.1", "deepseek-v3.1"}, {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "deepseek-v3"}, {"google-gemma-3", ""},
       {"google-gemma-4-31B-it", ""}, {"CohereForAI-c4ai-command-r-plus-tool_use", ""}, {"meta-llama-Meta-Llama-3-8B", ""}, {"microsoft-Phi-3.5-mini-instruct", ""},
       {"mistralai-Mistral-7B-Instruct", ""}, {"databricks-dbrx-instruct", ""}, {"HuggingFaceTB-SmolLM3-3B", ""}};
   for (const auto& [name, format] : expected) {
@@ -378,7 +399,8 @@ TEST_CASE("calls as templates write them are read back") {
       {"NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", "<|im_start|>assistant\n"}, {"Qwen3-Coder", "<|im_start|>assistant\n"},
       {"ByteDance-Seed-OSS", "<seed:bos>assistant\n"}, {"meta-llama-Llama-3.1-8B-Instruct", "assistant<|end_header_id|>\n\n"}, {"meta-llama-Llama-3.2-3B-Instruct", "assistant<|end_header_id|>\n\n"},
       {"mistralai-Mistral-Nemo-Instruct-2407", "[/INST]"}, {"Mistral-Small-3.2-24B-Instruct-2506", "[/INST]"}, {"openai-gpt-oss-120b", "<|start|>assistant"},
-      {"CohereForAI-c4ai-command-r7b-12-2024-tool_use", "<|END_THINKING|>"}, {"meetkai-functionary-medium-v3.1", "assistant<|end_header_id|>\n\n"}, {"NVIDIA-Nemotron-Nano-v2", "Assistant\n"}};
+      {"CohereForAI-c4ai-command-r7b-12-2024-tool_use", "<|END_THINKING|>"}, {"meetkai-functionary-medium-v3.1", "assistant<|end_header_id|>\n\n"}, {"NVIDIA-Nemotron-Nano-v2", "Assistant\n"},
+      {"GLM-4.6", "<think></think>"}, {"MiniMax-M2", "]~b]ai\n"}, {"deepseek-ai-DeepSeek-V3.1", "</think>"}};
   const std::string folder = path.substr(0, path.rfind('/'));
   int n_read = 0;
   for (const Json& c : test::read_json_lines(path)) {

@@ -155,7 +155,7 @@ class SchemaCompiler {
  public:
   SchemaCompiler(JsonRules& json, const Json& root) : root_(root), builder_(json.b), json_(json) {}
 
-  RuleId run() { return rule_of(root_, "schema"); }
+  RuleId run(const Json& schema) { return rule_of(schema, "schema"); }
 
  private:
   [[noreturn]] static void fail(const std::string& path, const std::string& what) {
@@ -536,7 +536,8 @@ JsonGrammar::~JsonGrammar() = default;
 Builder& JsonGrammar::builder() { return impl_->builder; }
 RuleId JsonGrammar::space() const { return impl_->json.space; }
 RuleId JsonGrammar::object() const { return impl_->json.object; }
-RuleId JsonGrammar::schema(const Json& schema) { return SchemaCompiler(impl_->json, schema).run(); }
+RuleId JsonGrammar::wide() const { return impl_->json.wide; }
+RuleId JsonGrammar::schema(const Json& schema, const Json& root) { return SchemaCompiler(impl_->json, root).run(schema); }
 
 std::shared_ptr<const Grammar> json_object_grammar() {
   Builder builder;
@@ -548,7 +549,7 @@ std::shared_ptr<const Grammar> json_schema_grammar(const Json& schema) {
   try {
     Builder builder;
     JsonRules json(builder);
-    return builder.finish(json.text(SchemaCompiler(json, schema).run()));
+    return builder.finish(json.text(SchemaCompiler(json, schema).run(schema)));
   } catch (const Error& error) {
     if (error.message.starts_with("grammar:")) throw Error("schema" + error.message.substr(7));
     throw;

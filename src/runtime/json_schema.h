@@ -16,8 +16,10 @@ class JsonGrammar {
   Grammar::Builder& builder();
   Grammar::RuleId space() const;   // what may stand between the parts of a JSON text: nothing, a blank, or a line's end and up to 32 blanks
   Grammar::RuleId object() const;  // any JSON object
-  /// Texts that satisfy `schema` (see json_schema_grammar), which must outlive this. Throws Error: the path, which begins with "schema".
-  Grammar::RuleId schema(const Json& schema);
+  Grammar::RuleId wide() const;    // a character of several bytes
+  /// Texts that satisfy `schema` (see json_schema_grammar), whose references lead into `root`; both must outlive this. Throws Error: the path, which
+  /// begins with "schema".
+  Grammar::RuleId schema(const Json& schema, const Json& root);
 
  private:
   struct Impl;

@@ -11,7 +11,7 @@ namespace {
 using Kind = AnswerPart::Kind;
 constexpr std::string_view between_thoughts = "\n\n";
 
-const ToolCallFormat no_calls{.name = "none", .body = ToolCallFormat::Body::object};
+const ToolCallFormat no_calls{.name = "none", .body = ToolCallFormat::Body::object, .open = {}};
 
 /// Formats whose calls stand between markers, or begin the answer; and thoughts in tags.
 class MarkerParser final : public AnswerParser {
@@ -152,7 +152,7 @@ class MarkerParser final : public AnswerParser {
       state_ = State::list;
     } else if (c == '{') {
       begin(read_call_object(*this, syntax_, format_.bare), c);
-    } else if (!format_.name_close.empty()) {
+    } else if (format_.body == ToolCallFormat::Body::named || format_.body == ToolCallFormat::Body::parameters) {
       begin(read_named_call(*this, syntax_), c);
     } else {
       broken(c);
@@ -195,16 +195,28 @@ class MarkerParser final : public AnswerParser {
     raw_.clear();
     at_head_ = true;
     after_thought_ = false;
-    n_closed_ = 0;
-    state_ = format_.close.empty() ? State::text : State::closing;
+    closing_.clear();
+    state_ = format_.close.empty() && format_.call_close.empty() ? State::text : State::closing;
   }
 
+  /// Behind a call: the markers that end it, each of which may be missing, or another call between the same ones.
   void closing_byte(char c) {
-    if (n_closed_ == 0 && is_blank(c)) return;
-    if (c != format_.close[n_closed_]) return again();
-    if (++n_closed_ < format_.close.size()) return;
-    raw_.clear();
-    state_ = State::text;
+    if (closing_.empty() && is_blank(c)) return;
+    closing_ += c;
+    const auto may_be = [&](std::string_view marker) { return marker.starts_with(closing_); };
+    if (closing_ == format_.close) {
+      raw_.clear();
+      state_ = State::text;
+    } else if (closing_ == format_.call_close) {
+      raw_.clear();
+      closing_.clear();
+    } else if (format_.repeats && closing_ == format_.name_open) {
+      reader_ = read_named_call(*this, syntax_);
+      for (const char seen : closing_) reader_->push(seen);
+      state_ = State::call;
+    } else if (!may_be(format_.close) && !may_be(format_.call_close) && !(format_.repeats && may_be(format_.name_open))) {
+      again();
+    }
   }
 
   /// What came since the last call is something else.
@@ -238,7 +250,7 @@ class MarkerParser final : public AnswerParser {
   std::unique_ptr<CallReader> reader_;
   bool in_list_ = false, item_wanted_ = false;
   int n_in_list_ = 0;
-  size_t n_closed_ = 0;  // bytes of `close` that have come
+  std::string closing_;  // what has come of a marker behind a call
 };
 
 }  // namespace

@@ -22,6 +22,14 @@ FORMATS = {
     "command-r7b": '<|START_ACTION|>[{"tool_name": NAME}]<|END_ACTION|>',
     "nemotron": '<TOOLCALL>[]</TOOLCALL>',
     "functionary": '<function=NAME></function>',
+    "qwen3-coder": '<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>',
+    "seed": '<seed:tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></seed:tool_call>',
+    "glm": '<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>',
+    "minimax": '<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke></minimax:tool_call>',
+    "deepseek-v3": '<｜tool▁calls▁begin｜>```json',
+    "deepseek-v3.1": '<｜tool▁calls▁begin｜>',
+    "kimi-k2": '<|tool_calls_section_begin|>',
+    "phi4": '<|tool_call|><|/tool_call|>',
     "harmony": '<|channel|>commentary to=functions.NAME <|message|>',
 }
 
