@@ -109,8 +109,10 @@ const std::string oslo = R"(get_weather {"city": "Oslo"})", now = "now {}";
 
 }  // namespace
 
-TEST_CASE("calls in every format") {
-  check_rows({
+namespace {
+
+const std::vector<Row>& good_rows() {
+  static const std::vector<Row> rows = {
       {"hermes", "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>", "", {oslo}},
       {"hermes", "Let me look.\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
        "Let me look.", {oslo, now}},
@@ -142,6 +144,15 @@ TEST_CASE("calls in every format") {
       {"kimi-k2", R"(<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"city": "Oslo"}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>)", "", {oslo, now}},
       {"phi4", R"(<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Oslo"}}]<|/tool_call|>)", "", {oslo}},
       {"phi4", R"(<|tool_call|>{"name": "now", "arguments": {}}<|/tool_call|>)", "", {now}},
+      {"lfm2", "<|tool_call_start|>[get_weather(city='Oslo'), now()]<|tool_call_end|>Well.", "Well.", {R"(get_weather {"city":"Oslo"})", now}},
+      {"lfm2.5", "<|tool_call_start|>get_weather( city = \"O's \\\"(lo\\u00e9\" , days=-1.5e+3, tags=[True, None, (1, 'b'), {'c': \"d\\n\"},], )<|tool_call_end|>", "",
+       {R"(get_weather {"city":"O's \"(loé","days":-1500.0,"tags":[true,null,[1,"b"],{"c":"d\n"}]})"}},
+      {"lfm2", R"(<|tool_call_start|>[{"name": "now", "arguments": {}}]<|tool_call_end|>)", "", {now}},
+      {"functiongemma", "<start_function_call>call:get_weather{city:<escape>Os\"l}o<escape>,days:5,tags:[<escape>a<escape>,{b:null}]}<end_function_call><start_function_call>call:now{}<end_function_call>", "",
+       {R"(get_weather {"city":"Os\"l}o","days":5,"tags":["a",{"b":null}]})", now}},
+      {"gemma4", R"(<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>,note:<|"|><|"|>,tags:[{<|"|>a b<|"|>:true}]}<tool_call|>Let me look.)", "Let me look.",
+       {R"(get_weather {"city":"Oslo","note":"","tags":[{"a b":true}]})"}},
+      {"gemma4", R"(<|tool_call>call:get_weather{city: "Oslo", "days": 5}<tool_call|>)", "", {R"(get_weather {"city":"Oslo","days":5})"}},
       {"seed", "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo</parameter>\n</function>\n</seed:tool_call>", "", {oslo}},
       {"harmony", "<|channel|>analysis<|message|>The user asks.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{\"city\": \"Oslo\"}<|call|>",
        "", {oslo}, "The user asks."},
@@ -149,7 +160,42 @@ TEST_CASE("calls in every format") {
       {"harmony", "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.now<|message|> {}", "I look.", {now}},
       {"harmony", "<|channel|>analysis<|message|>Easy: a<b.<|end|><|start|>assistant<|channel|>final<|message|>It is <|x|> 4.<|return|>", "It is <|x|> 4.", {}, "Easy: a<b."},
       {"harmony", "plain <|end|>", "plain ", {}},
-  });
+  };
+  return rows;
+}
+
+}  // namespace
+
+TEST_CASE("calls in every format") {
+  check_rows(good_rows());
+  for (const ToolCallFormat& format : tool_call_formats()) {
+    CHECK_MESSAGE(std::any_of(good_rows().begin(), good_rows().end(), [&](const Row& row) { return row.format == std::string_view(format.name) && !row.calls.empty(); }), format.name);
+  }
+}
+
+TEST_CASE("damaged answers are read the same in one piece and byte by byte") {
+  std::mt19937 random(7);
+  for (int round = 0; round < 4000; ++round) {
+    const Row& row = good_rows()[random() % good_rows().size()];
+    std::string answer = (random() % 3 == 0 ? "<think>a</think>" : "") + row.answer;
+    for (int n = 1 + static_cast<int>(random() % 3); n > 0; --n) {
+      const size_t at = random() % answer.size(), size = 1 + random() % 12;
+      switch (random() % 4) {
+        case 0: answer.erase(at, size); break;
+        case 1: answer.insert(at, answer.substr(random() % answer.size(), size)); break;
+        case 2: answer[at] = "<>{}[]()\"'\\,:= \n|a0"[random() % 19]; break;
+        default: answer.resize(at + 1);
+      }
+      if (answer.empty()) answer = "<";
+    }
+    AnswerSyntax syntax = syntax_of(row.format);
+    syntax.thoughts = random() % 2 == 0 ? find_thought_tags("</think>") : nullptr;
+    syntax.begins_thinking = random() % 4 == 0;
+    std::vector<std::string> bytes;
+    for (const char c : answer) bytes.emplace_back(1, c);
+    INFO(row.format, ": ", answer);
+    CHECK(read(syntax, bytes) == read(syntax, {answer}));
+  }
 }
 
 TEST_CASE("what calls look like when models are careless") {
@@ -206,6 +252,14 @@ TEST_CASE("what is no call stays text, every byte of it") {
   }
   for (const char* answer : {"<tool_call>now</tool_call", "<tool_call>other\n</tool_call>", "<tool_call>get_weather\n<arg_key>city</arg_key>\nOslo", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</tool_call>"}) {
     rows.push_back({"glm", answer, answer, {}});
+  }
+  for (const char* answer : {"<|tool_call_start|>[other()]<|tool_call_end|>", "<|tool_call_start|>[now(", "<|tool_call_start|>[now(1)]", "<|tool_call_start|>[get_weather(city=Oslo)]<|tool_call_end|>",
+                             "<|tool_call_start|>[get_weather(city='a', city='b')]", "<|tool_call_start|>[get_weather(city='\\x41')]", "<|tool_call_start|>print(now())", "<|tool_call_start|>[now(a=[1})]"}) {
+    rows.push_back({"lfm2", answer, answer, {}});
+  }
+  for (const char* answer : {"<start_function_call>call:other{}<end_function_call>", "<start_function_call>now{}", "<start_function_call>call:get_weather{city:<escape>Oslo}<end_function_call>",
+                             "<start_function_call>call:get_weather{city}", "<start_function_call>call:get_weather{days:01}", "<start_function_call>call:get_weather{city:Oslo}"}) {
+    rows.push_back({"functiongemma", answer, answer, {}});
   }
   for (const char* answer : {"<minimax:tool_call>\n<invoke name=\"other\">\n</invoke>", "<minimax:tool_call>\n<invoke name=now>", "<minimax:tool_call>\n</minimax:tool_call>"}) rows.push_back({"minimax", answer, answer, {}});
   for (const char* answer : {"<|tool_calls_section_begin|><|tool_call_begin|>functions.other:0<|tool_call_argument_begin|>{}", "<|tool_calls_section_begin|><|tool_call_begin|>now", "<|tool_calls_section_begin|>"}) {
@@ -349,7 +403,8 @@ TEST_CASE("no more is held back than may become a marker, and arguments come as 
 }
 
 TEST_CASE("time is linear in the text, whatever it is") {
-  for (const std::string unit : {"<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":\"", "<tool_call>", "<", " ", "\n<tool_call", "[TOOL_CALLS][", "{\"a\":", "<|start|>", " to=functions.now", "<think>", "<think>\n", "</think>", "</thin"}) {
+  for (const std::string unit : {"<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":\"", "<tool_call>", "<", " ", "\n<tool_call", "[TOOL_CALLS][", "{\"a\":", "<|start|>", " to=functions.now", "<think>", "<think>\n", "</think>", "</thin",
+                                 "<|tool_call_start|>[now(a='", "<start_function_call>call:now{a:<escape>", "<tool_call>now\n<arg_key>", "<|tool_calls_section_begin|>"}) {
     for (const ToolCallFormat& format : tool_call_formats()) {
       AnswerSyntax syntax = syntax_of(format.name);
       syntax.thoughts = find_thought_tags("</think>");
@@ -380,9 +435,9 @@ TEST_CASE("a template tells its format") {
       {"meta-llama-Llama-3.3-70B-Instruct", "llama3"}, {"mistralai-Mistral-Nemo-Instruct-2407", "mistral"},
       {"Mistral-Small-3.2-24B-Instruct-2506", "mistral-args"}, {"ibm-granite-granite-3.3-2B-Instruct", "granite"}, {"openai-gpt-oss-120b", "harmony"},
       {"CohereForAI-c4ai-command-r7b-12-2024-tool_use", "command-r7b"}, {"meetkai-functionary-medium-v3.1", "functionary"},
-      {"NVIDIA-Nemotron-Nano-v2", "nemotron"}, {"GLM-4.6", "glm"}, {"Kimi-K2-Instruct", "kimi-k2"}, {"LFM2-8B-A1B", ""}, {"MiniMax-M2", "minimax"}, {"Apertus-8B-Instruct", ""},
+      {"NVIDIA-Nemotron-Nano-v2", "nemotron"}, {"GLM-4.6", "glm"}, {"Kimi-K2-Instruct", "kimi-k2"}, {"LFM2-8B-A1B", "lfm2"}, {"MiniMax-M2", "minimax"}, {"Apertus-8B-Instruct", ""},
       {"deepseek-ai-DeepSeek-V3", "deepseek-v3"}, {"deepseek-ai-DeepSeek-V3.1", "deepseek-v3.1"}, {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "deepseek-v3"}, {"google-gemma-3", ""},
-      {"google-gemma-4-31B-it", ""}, {"CohereForAI-c4ai-command-r-plus-tool_use", ""}, {"meta-llama-Meta-Llama-3-8B", ""}, {"microsoft-Phi-3.5-mini-instruct", ""},
+      {"google-gemma-4-31B-it", "gemma4"}, {"CohereForAI-c4ai-command-r-plus-tool_use", ""}, {"meta-llama-Meta-Llama-3-8B", ""}, {"microsoft-Phi-3.5-mini-instruct", ""},
       {"mistralai-Mistral-7B-Instruct", ""}, {"databricks-dbrx-instruct", ""}, {"HuggingFaceTB-SmolLM3-3B", ""}};
   for (const auto& [name, format] : expected) {
     INFO(name);
@@ -400,7 +455,7 @@ TEST_CASE("calls as templates write them are read back") {
       {"ByteDance-Seed-OSS", "<seed:bos>assistant\n"}, {"meta-llama-Llama-3.1-8B-Instruct", "assistant<|end_header_id|>\n\n"}, {"meta-llama-Llama-3.2-3B-Instruct", "assistant<|end_header_id|>\n\n"},
       {"mistralai-Mistral-Nemo-Instruct-2407", "[/INST]"}, {"Mistral-Small-3.2-24B-Instruct-2506", "[/INST]"}, {"openai-gpt-oss-120b", "<|start|>assistant"},
       {"CohereForAI-c4ai-command-r7b-12-2024-tool_use", "<|END_THINKING|>"}, {"meetkai-functionary-medium-v3.1", "assistant<|end_header_id|>\n\n"}, {"NVIDIA-Nemotron-Nano-v2", "Assistant\n"},
-      {"GLM-4.6", "<think></think>"}, {"MiniMax-M2", "]~b]ai\n"}, {"deepseek-ai-DeepSeek-V3.1", "</think>"}};
+      {"GLM-4.6", "<think></think>"}, {"MiniMax-M2", "]~b]ai\n"}, {"deepseek-ai-DeepSeek-V3.1", "</think>"}, {"google-gemma-4-31B-it", "<|turn>model\n"}};
   const std::string folder = path.substr(0, path.rfind('/'));
   int n_read = 0;
   for (const Json& c : test::read_json_lines(path)) {
@@ -417,7 +472,9 @@ TEST_CASE("calls as templates write them are read back") {
     Seen seen;
     see(parser->take(), seen);
     REQUIRE(seen.calls.size() == 1);
-    CHECK(seen.calls[0] == R"(get_weather {"location": "Oslo"})");
+    const size_t blank = seen.calls[0].find(' ');
+    CHECK(seen.calls[0].substr(0, blank) == "get_weather");
+    CHECK(parse_json(seen.calls[0].substr(blank), "arguments") == Json{{"location", "Oslo"}});
     ++n_read;
   }
   CHECK(n_read == static_cast<int>(markers.size()));

@@ -17,7 +17,7 @@ using RuleId = Grammar::RuleId;
 using Sequence = Grammar::Sequence;
 using Body = ToolCallFormat::Body;
 
-constexpr int max_depth = 16;
+constexpr int max_depth = 16, max_choices = 10'000;
 constexpr size_t max_key = 200;  // bytes of a parameter's name in tags
 constexpr int max_free_key = 64;
 
@@ -31,6 +31,7 @@ class Compiler {
       : syntax_(syntax), format_(*syntax.format), options_(options), space_(Element::of(json_.space())), gap_(Element::of(b_.add_rule({{}, {byte('\n')}}))) {}
 
   std::shared_ptr<const Grammar> run() {
+    if (format_.body == Body::python || format_.body == Body::literal) throw Error("calls in the format " + std::string(format_.name) + " cannot be asked for here");
     const RuleId call = b_.add_rule();
     for (const auto& [name, parameters] : syntax_.functions) b_.add_alternative(call, one_call(name, parameters));
     const RuleId calls = format_.body == Body::list ? list_of(call) : row_of(call);
@@ -207,6 +208,7 @@ class Compiler {
     end.push_back(Element::of(rest));
     const RuleId value = b_.add_rule();
     const ParameterForm form = parameter_form(*root, schema);
+    n_choices_ = 0;
     add_values(value, schema, *root, form, b_.add_rule({std::move(end)}), rest, 0);
     out.push_back(Element::of(value));
     return out;
@@ -214,7 +216,7 @@ class Compiler {
 
   /// Alternatives of `value`: what is read as a value of `schema` (see parameter_value), and then `end`.
   void add_values(RuleId value, const Json& schema, const Json& root, const ParameterForm& form, RuleId end, RuleId rest, int depth) {
-    if (depth > max_depth) throw Error("schema: expected at most " + std::to_string(max_depth) + " levels of choices for a parameter");
+    if (depth > max_depth || ++n_choices_ > max_choices) throw Error("schema: expected fewer choices, or fewer levels of them, for a parameter");
     if (schema == false) return;
     if (!schema.is_object()) return b_.add_alternative(value, {Element::of(text(false, end, rest))});
     if (schema.contains("$ref")) return add_values(value, *referred_schema(root, schema["$ref"]), root, form, end, rest, depth + 1);
@@ -356,6 +358,7 @@ class Compiler {
   JsonGrammar json_;
   Grammar::Builder& b_ = json_.builder();
   const Element space_, gap_;  // blanks in JSON; where lines may end
+  int n_choices_ = 0;  // schemas that were looked at for a parameter
   std::list<Json> schemas_;  // where rules were made from must not move
 };
 

@@ -19,7 +19,8 @@ struct ToolGrammarOptions {
 };
 
 /// An answer that calls functions of `syntax`, in its format, with arguments that satisfy their schemas. A schema that cannot be kept to, of a function
-/// that is not strict, stands for any object. Throws Error for one that is: "NAME: " and what json_schema_grammar says.
+/// that is not strict, stands for any object. Throws Error for one that is: "NAME: " and what json_schema_grammar says; and for formats that
+/// cannot be asked for.
 std::shared_ptr<const Grammar> tool_call_grammar(const AnswerSyntax& syntax, const ToolGrammarOptions& options);
 
 }  // namespace engine

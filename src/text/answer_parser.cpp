@@ -8,10 +8,11 @@
 namespace engine {
 namespace {
 
+using Body = ToolCallFormat::Body;
 using Kind = AnswerPart::Kind;
 constexpr std::string_view between_thoughts = "\n\n";
 
-const ToolCallFormat no_calls{.name = "none", .body = ToolCallFormat::Body::object, .open = {}};
+const ToolCallFormat no_calls{.name = "none", .body = Body::object, .open = {}};
 
 /// Formats whose calls stand between markers, or begin the answer; and thoughts in tags.
 class MarkerParser final : public AnswerParser {
@@ -152,8 +153,10 @@ class MarkerParser final : public AnswerParser {
       state_ = State::list;
     } else if (c == '{') {
       begin(read_call_object(*this, syntax_, format_.bare), c);
-    } else if (format_.body == ToolCallFormat::Body::named || format_.body == ToolCallFormat::Body::parameters) {
+    } else if (format_.body == Body::named || format_.body == Body::parameters) {
       begin(read_named_call(*this, syntax_), c);
+    } else if (format_.body == Body::literal || format_.body == Body::python) {
+      begin(read_literal_call(*this, syntax_), c);
     } else {
       broken(c);
     }
@@ -169,6 +172,7 @@ class MarkerParser final : public AnswerParser {
     if (is_blank(c)) return;
     if (item_wanted_) {
       if (c == '{') begin(read_call_object(*this, syntax_, false), c);
+      else if (format_.body == Body::python) begin(read_literal_call(*this, syntax_), c);
       else broken(c);
     } else if (c == ',') {
       item_wanted_ = true;
@@ -288,7 +292,7 @@ void AnswerParser::break_call(std::string_view text) {
 std::vector<AnswerPart> AnswerParser::take() { return std::exchange(parts_, {}); }
 
 std::unique_ptr<AnswerParser> make_answer_parser(const AnswerSyntax& syntax) {
-  if (syntax.format != nullptr && syntax.format->body == ToolCallFormat::Body::harmony) return make_harmony_parser(syntax);
+  if (syntax.format != nullptr && syntax.format->body == Body::harmony) return make_harmony_parser(syntax);
   return std::make_unique<MarkerParser>(syntax);
 }
 

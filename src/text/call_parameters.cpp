@@ -8,7 +8,7 @@
 namespace engine {
 namespace {
 
-constexpr int max_depth = 16;
+constexpr int max_depth = 16, max_places = 10'000;
 
 const char* type_of(const Json& value) {
   if (value.is_null()) return "null";
@@ -17,18 +17,21 @@ const char* type_of(const Json& value) {
   return value.is_object() ? "object" : value.is_array() ? "array" : "string";
 }
 
-void collect(const Json& root, const Json& schema, int depth, ParameterForm& form) {
-  if (depth > max_depth || !schema.is_object()) {
+/// `n_places`: schemas that were looked at; choices of choices can be more than their text says.
+void collect(const Json& root, const Json& schema, int depth, int& n_places, ParameterForm& form) {
+  if (depth > max_depth || ++n_places > max_places || !schema.is_object()) {
     form.types.insert("any");
     return;
   }
   if (schema.contains("$ref")) {
     const Json* place = referred_schema(root, schema["$ref"]);
-    return collect(root, place == nullptr ? Json() : *place, depth + 1, form);
+    return collect(root, place == nullptr ? Json() : *place, depth + 1, n_places, form);
   }
   for (const char* keyword : {"anyOf", "oneOf", "allOf"}) {
     if (!schema.contains(keyword) || !schema[keyword].is_array()) continue;
-    for (const Json& choice : schema[keyword]) collect(root, choice, depth + 1, form);
+    for (const Json& choice : schema[keyword]) {
+      if (n_places <= max_places) collect(root, choice, depth + 1, n_places, form);
+    }
     return;
   }
   const Json types = !schema.contains("type") ? Json::array() : schema["type"].is_array() ? schema["type"] : Json::array({schema["type"]});
@@ -73,7 +76,8 @@ const Json* referred_schema(const Json& root, const Json& ref) {
 
 ParameterForm parameter_form(const Json& root, const Json& schema) {
   ParameterForm form;
-  collect(root, schema, 0, form);
+  int n_places = 0;
+  collect(root, schema, 0, n_places, form);
   return form;
 }
 

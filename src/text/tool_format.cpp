@@ -42,6 +42,12 @@ const std::vector<ToolCallFormat>& rows() {
       {.name = "granite", .body = Body::list, .signs = {"<|tool_call|>"}, .open = "<|tool_call|>"},
       {.name = "command-r7b", .body = Body::list, .signs = {"<|START_ACTION|>", "tool_name"}, .open = "<|START_ACTION|>", .close = "<|END_ACTION|>",
        .name_key = "tool_name", .arguments_key = "parameters"},
+      {.name = "lfm2", .body = Body::python, .signs = {"<|tool_list_start|>"}, .open = "<|tool_call_start|>", .close = "<|tool_call_end|>"},
+      {.name = "lfm2.5", .body = Body::python, .signs = {"<|tool_call_start|>"}, .open = "<|tool_call_start|>", .close = "<|tool_call_end|>"},
+      {.name = "functiongemma", .body = Body::literal, .signs = {"<start_function_call>"}, .open = "<start_function_call>", .close = "<end_function_call>",
+       .name_open = "call:", .quote = "<escape>"},
+      {.name = "gemma4", .body = Body::literal, .signs = {"<|tool_call>", "<tool_call|>"}, .open = "<|tool_call>", .close = "<tool_call|>", .name_open = "call:",
+       .quote = "<|\"|>"},
       {.name = "nemotron", .body = Body::list, .signs = {"<TOOLCALL>"}, .open = "<TOOLCALL>", .close = "</TOOLCALL>"},
       {.name = "llama3", .body = Body::object, .signs = {"\"parameters\": ", "ipython"}, .open = "<|python_tag|>", .arguments_key = "parameters", .bare = true},
   };
@@ -52,7 +58,7 @@ const std::vector<ToolCallFormat>& rows() {
 
 std::vector<std::string_view> ToolCallFormat::markers() const {
   std::vector<std::string_view> out = others;
-  for (const std::string_view marker : {open, close, name_open, name_close, call_close, key_open, key_close, value_open, value_close}) {
+  for (const std::string_view marker : {open, close, name_open, name_close, call_close, key_open, key_close, value_open, value_close, quote}) {
     if (!marker.empty()) out.push_back(marker);
   }
   return out;

@@ -16,6 +16,8 @@ struct ToolCallFormat {
     list,        // open [{call}, ...] close
     named,       // open name_open NAME name_close {arguments} call_close close
     parameters,  // open name_open NAME name_close (key_open KEY key_close value_open VALUE value_close)... call_close close
+    python,      // open [NAME(KEY=VALUE, ...), ...] close, with Python's literals
+    literal,     // open name_open NAME{KEY:VALUE,...} close, with strings between two `quote`
     harmony,     // GPT-OSS's channels (answer_parser_harmony.cpp)
   };
 
@@ -27,6 +29,7 @@ struct ToolCallFormat {
   // Of bodies named and parameters; blanks may stand anywhere between them. What is empty is not there.
   std::string_view name_open = {}, name_close = {}, call_close = {};
   std::string_view key_open = {}, key_close = {}, value_open = {}, value_close = {};
+  std::string_view quote = {};              // body literal
   bool value_lines = false;                 // a parameter's value stands on lines of its own
   bool numbered = false;                    // NAME is followed by ":0", ":1", ...
   bool repeats = false;                     // several calls from name_open to call_close may stand between open and close
