@@ -69,6 +69,8 @@ struct Tools {
 };
 /// Reads tools, tool_choice and parallel_tool_calls.
 Tools read_tools(Fields& fields);
+/// Puts the tools where the chat template looks for them.
+void offer_tools(const App& app, const Tools& tools, ChatRenderOptions& render);
 /// How answers to `g`'s prompt are to be read (thoughts, calls), and what they must be. Throws ApiError for what the model's format of calls does not allow.
 void read_answers(App& app, const Tools& tools, Generation& g);
 /// `tool_calls` of a message for templates: arguments as objects.

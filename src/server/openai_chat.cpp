@@ -62,7 +62,7 @@ ChatRequest read_chat(App& app, const Request& request) {
   if (chat.logprobs) chat.generation.work.n_logprobs = static_cast<int>(n_top.value_or(0));
   ChatRenderOptions render = read_render_options(fields);
   const Tools tools = read_tools(fields);
-  render.tools = tools.offered;
+  offer_tools(app, tools, render);
   fields.ignore({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
                  "prompt_cache_options", "verbosity", "prediction", "moderation"});
   fields.only("functions", {Json::array()});

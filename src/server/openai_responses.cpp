@@ -110,7 +110,7 @@ ResponseRequest read_response(App& app, const Request& request) {
   const auto instructions = fields.text("instructions");
   ChatRenderOptions render;
   const Tools tools = read_tools(fields);
-  render.tools = tools.offered;
+  offer_tools(app, tools, render);
   const Json* input = fields.find("input");
   fields.finish();
   if (input == nullptr) throw ApiError(400, "input: expected a string or a list, got nothing", "input", "missing_required_parameter");
