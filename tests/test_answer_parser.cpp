@@ -109,8 +109,10 @@ const std::string oslo = R"(get_weather {"city": "Oslo"})", now = "now {}";
 
 }  // namespace
 
-TEST_CASE("calls in every format") {
-  check_rows({
+namespace {
+
+const std::vector<Row>& good_rows() {
+  static const std::vector<Row> rows = {
       {"hermes", "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>", "", {oslo}},
       {"hermes", "Let me look.\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
        "Let me look.", {oslo, now}},
@@ -132,6 +134,25 @@ TEST_CASE("calls in every format") {
       {"qwen3-coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\n5\n</parameter>\n<parameter=days>\n5\n</parameter>\n<parameter=tags>\n[1, \"<b>\"]\n</parameter>\n<parameter=note>\nnull\n</parameter>\n"
        "<parameter=more>\n{\"a\": 1}\n</parameter>\n<parameter=rest>\ntwo\nlines </para>\n</parameter>\n</function>\n</tool_call>",
        "", {R"(get_weather {"city": "5", "days": 5, "tags": [1,"<b>"], "note": null, "more": {"a":1}, "rest": "two\nlines </para>"})"}},
+      {"qwen3-coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\n\nOslo\n\n</parameter>\n</function>\n</tool_call>", "", {R"(get_weather {"city": "\nOslo\n"})"}},
+      {"glm", "Yes.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>", "Yes.", {oslo, now}},
+      {"glm", "<tool_call>get_weather<arg_key>city</arg_key><arg_value>\n5\n</arg_value><arg_key>days</arg_key><arg_value>5</arg_value></tool_call><tool_call>now</tool_call>", "", {R"(get_weather {"city": "\n5\n", "days": 5})", now}},
+      {"minimax", "Yes.\n<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Oslo</parameter>\n</invoke>\n<invoke name=\"now\">\n</invoke>\n</minimax:tool_call>", "Yes.", {oslo, now}},
+      {"minimax", "<minimax:tool_call><invoke name=\"now\"></invoke></minimax:tool_call>\n<minimax:tool_call><invoke name=\"now\"></invoke></minimax:tool_call>ok", "ok", {now, now}},
+      {"deepseek-v3", "Look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{\"city\": \"Oslo\"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>", "Look.", {oslo, now}},
+      {"deepseek-v3.1", R"(<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Oslo"}<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>)", "", {oslo, now}},
+      {"kimi-k2", R"(<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"city": "Oslo"}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>)", "", {oslo, now}},
+      {"phi4", R"(<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Oslo"}}]<|/tool_call|>)", "", {oslo}},
+      {"phi4", R"(<|tool_call|>{"name": "now", "arguments": {}}<|/tool_call|>)", "", {now}},
+      {"lfm2", "<|tool_call_start|>[get_weather(city='Oslo'), now()]<|tool_call_end|>Well.", "Well.", {R"(get_weather {"city":"Oslo"})", now}},
+      {"lfm2.5", "<|tool_call_start|>get_weather( city = \"O's \\\"(lo\\u00e9\" , days=-1.5e+3, tags=[True, None, (1, 'b'), {'c': \"d\\n\"},], )<|tool_call_end|>", "",
+       {R"(get_weather {"city":"O's \"(loé","days":-1500.0,"tags":[true,null,[1,"b"],{"c":"d\n"}]})"}},
+      {"lfm2", R"(<|tool_call_start|>[{"name": "now", "arguments": {}}]<|tool_call_end|>)", "", {now}},
+      {"functiongemma", "<start_function_call>call:get_weather{city:<escape>Os\"l}o<escape>,days:5,tags:[<escape>a<escape>,{b:null}]}<end_function_call><start_function_call>call:now{}<end_function_call>", "",
+       {R"(get_weather {"city":"Os\"l}o","days":5,"tags":["a",{"b":null}]})", now}},
+      {"gemma4", R"(<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>,note:<|"|><|"|>,tags:[{<|"|>a b<|"|>:true}]}<tool_call|>Let me look.)", "Let me look.",
+       {R"(get_weather {"city":"Oslo","note":"","tags":[{"a b":true}]})"}},
+      {"gemma4", R"(<|tool_call>call:get_weather{city: "Oslo", "days": 5}<tool_call|>)", "", {R"(get_weather {"city":"Oslo","days":5})"}},
       {"seed", "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo</parameter>\n</function>\n</seed:tool_call>", "", {oslo}},
       {"harmony", "<|channel|>analysis<|message|>The user asks.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{\"city\": \"Oslo\"}<|call|>",
        "", {oslo}, "The user asks."},
@@ -139,7 +160,42 @@ TEST_CASE("calls in every format") {
       {"harmony", "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.now<|message|> {}", "I look.", {now}},
       {"harmony", "<|channel|>analysis<|message|>Easy: a<b.<|end|><|start|>assistant<|channel|>final<|message|>It is <|x|> 4.<|return|>", "It is <|x|> 4.", {}, "Easy: a<b."},
       {"harmony", "plain <|end|>", "plain ", {}},
-  });
+  };
+  return rows;
+}
+
+}  // namespace
+
+TEST_CASE("calls in every format") {
+  check_rows(good_rows());
+  for (const ToolCallFormat& format : tool_call_formats()) {
+    CHECK_MESSAGE(std::any_of(good_rows().begin(), good_rows().end(), [&](const Row& row) { return row.format == std::string_view(format.name) && !row.calls.empty(); }), format.name);
+  }
+}
+
+TEST_CASE("damaged answers are read the same in one piece and byte by byte") {
+  std::mt19937 random(7);
+  for (int round = 0; round < 4000; ++round) {
+    const Row& row = good_rows()[random() % good_rows().size()];
+    std::string answer = (random() % 3 == 0 ? "<think>a</think>" : "") + row.answer;
+    for (int n = 1 + static_cast<int>(random() % 3); n > 0; --n) {
+      const size_t at = random() % answer.size(), size = 1 + random() % 12;
+      switch (random() % 4) {
+        case 0: answer.erase(at, size); break;
+        case 1: answer.insert(at, answer.substr(random() % answer.size(), size)); break;
+        case 2: answer[at] = "<>{}[]()\"'\\,:= \n|a0"[random() % 19]; break;
+        default: answer.resize(at + 1);
+      }
+      if (answer.empty()) answer = "<";
+    }
+    AnswerSyntax syntax = syntax_of(row.format);
+    syntax.thoughts = random() % 2 == 0 ? find_thought_tags("</think>") : nullptr;
+    syntax.begins_thinking = random() % 4 == 0;
+    std::vector<std::string> bytes;
+    for (const char c : answer) bytes.emplace_back(1, c);
+    INFO(row.format, ": ", answer);
+    CHECK(read(syntax, bytes) == read(syntax, {answer}));
+  }
 }
 
 TEST_CASE("what calls look like when models are careless") {
@@ -194,6 +250,21 @@ TEST_CASE("what is no call stays text, every byte of it") {
                              "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\nwrong</function>"}) {
     rows.push_back({"qwen3-coder", answer, answer, {}});
   }
+  for (const char* answer : {"<tool_call>now</tool_call", "<tool_call>other\n</tool_call>", "<tool_call>get_weather\n<arg_key>city</arg_key>\nOslo", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</tool_call>"}) {
+    rows.push_back({"glm", answer, answer, {}});
+  }
+  for (const char* answer : {"<|tool_call_start|>[other()]<|tool_call_end|>", "<|tool_call_start|>[now(", "<|tool_call_start|>[now(1)]", "<|tool_call_start|>[get_weather(city=Oslo)]<|tool_call_end|>",
+                             "<|tool_call_start|>[get_weather(city='a', city='b')]", "<|tool_call_start|>[get_weather(city='\\x41')]", "<|tool_call_start|>print(now())", "<|tool_call_start|>[now(a=[1})]"}) {
+    rows.push_back({"lfm2", answer, answer, {}});
+  }
+  for (const char* answer : {"<start_function_call>call:other{}<end_function_call>", "<start_function_call>now{}", "<start_function_call>call:get_weather{city:<escape>Oslo}<end_function_call>",
+                             "<start_function_call>call:get_weather{city}", "<start_function_call>call:get_weather{days:01}", "<start_function_call>call:get_weather{city:Oslo}"}) {
+    rows.push_back({"functiongemma", answer, answer, {}});
+  }
+  for (const char* answer : {"<minimax:tool_call>\n<invoke name=\"other\">\n</invoke>", "<minimax:tool_call>\n<invoke name=now>", "<minimax:tool_call>\n</minimax:tool_call>"}) rows.push_back({"minimax", answer, answer, {}});
+  for (const char* answer : {"<|tool_calls_section_begin|><|tool_call_begin|>functions.other:0<|tool_call_argument_begin|>{}", "<|tool_calls_section_begin|><|tool_call_begin|>now", "<|tool_calls_section_begin|>"}) {
+    rows.push_back({"kimi-k2", answer, answer, {}});
+  }
   for (const char* answer : {"to=functions.now", " to=functions.now", "<|channel|>commentary to=functions.other<|message|>{}", "<|channel|>commentary to=functions.now<|message|>{\"a\": ",
                              "<|channel|>commentary to=functions.now<|message|>now"}) {
     rows.push_back({"harmony", answer, answer, {}});
@@ -205,18 +276,106 @@ TEST_CASE("what is no call stays text, every byte of it") {
       {"hermes", "<tool_call>{\"name\": \"now\", \"arguments\": {<tool_call>{\"name\": \"now\"}</tool_call>", "<tool_call>{\"name\": \"now\", \"arguments\": {", {now}},
       {"mistral", R"([TOOL_CALLS][{"name": "now", "arguments": {}}, {"name": "get_wea)", R"(, {"name": "get_wea)", {now}},
       {"mistral", R"([TOOL_CALLS][{"name": "now", "arguments": {}} and)", " and", {now}},
+      // The second call of a block.
+      {"kimi-k2", "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_call_begin|>functions.other:1<|tool_call_argument_begin|>{}", "<|tool_call_begin|>functions.other:1<|tool_call_argument_begin|>{}", {now}},
+      {"minimax", "<minimax:tool_call>\n<invoke name=\"now\">\n</invoke>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Os", "\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Os", {now}},
+      {"deepseek-v3.1", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{} and more", " and more", {now}},
       {"harmony", "<|channel|>commentary to=functions.now<|message|>{\"a\" <|end|><|start|>assistant<|channel|>final<|message|>Hm.", "<|channel|>commentary to=functions.now<|message|>{\"a\" Hm.", {}},
   });
 }
 
-TEST_CASE("thoughts hold no calls") {
+TEST_CASE("thoughts are taken out, and hold no calls") {
+  const std::string call = "<tool_call>{\"name\": \"now\"}</tool_call>";
+  struct Case {
+    std::string answer, text, reasoning;
+    std::vector<std::string> calls = {};
+  };
+  const auto check = [](const AnswerSyntax& syntax, const std::vector<Case>& cases) {
+    for (const Case& c : cases) {
+      INFO(c.answer);
+      CHECK(read_in_every_way(syntax, c.answer) == Seen{c.text, c.reasoning, c.calls});
+    }
+  };
+  const std::vector<Case> without_calls = {
+      {"<think>\nHm, 2 < 3.\n\nSo: 4.\n</think>\n\nIt is 4.\n", "It is 4.\n", "Hm, 2 < 3.\n\nSo: 4."},
+      {"\n<think></think>\nYes.", "Yes.", ""},
+      {"<think>\n\n</think>\n\n", "", ""},
+      {"<think>a</think> <think> b </think>c", "c", "a\n\nb"},
+      {"<think>a</think></think>c", "</think>c", "a"},
+      {"<think>a <think> b</think>c", "c", "a <think> b"},
+      {"<think>a</thin k></thinK></think>c", "c", "a</thin k></thinK>"},
+      {"<think>cut \n", "", "cut"},
+      {"<think>cut</thi", "", "cut</thi"},
+      {"<think", "<think", ""},
+      {"  <thinking>no</thinking>", "  <thinking>no</thinking>", ""},
+      {"The tag <think>x</think> is text here.", "The tag <think>x</think> is text here.", ""},
+      {"\n a </think>", "\n a </think>", ""},
+      {"<think>a</think>\n<thi", "<thi", "a"},
+  };
+  AnswerSyntax plain;
+  plain.thoughts = find_thought_tags("</think>");
+  check(plain, without_calls);
   AnswerSyntax syntax = syntax_of("hermes");
-  syntax.thinks = true;
-  const std::string thought = "<think>\nI could say <tool_call>{\"name\": \"now\"}</tool_call>.\n</think>", call = "<tool_call>{\"name\": \"now\"}</tool_call>";
-  CHECK(read_in_every_way(syntax, thought + "\n\n" + call) == Seen{thought, "", {now}});
-  CHECK(read_in_every_way(syntax, "<think>" + call) == Seen{"<think>" + call, "", {}});
-  syntax.begins_thinking = true;
-  CHECK(read_in_every_way(syntax, call + "</think>" + call) == Seen{call + "</think>", "", {now}});
+  syntax.thoughts = plain.thoughts;
+  check(syntax, without_calls);
+  check(syntax, {
+      {"<think>\nI could say " + call + ".\n</think>\n\n" + call, "", "I could say " + call + ".", {now}},
+      {"<think>" + call, "", call},
+      {"<think>a</think>\n\nWell.\n" + call + "\n<think>b</think>\n" + call, "Well.", "a\n\nb", {now, now}},
+      {"<think>a</think>\n\n<tool_call>{\"name\": \"other\"}</tool_call>", "<tool_call>{\"name\": \"other\"}</tool_call>", "a"},
+      {call + "\nb", "\nb", "", {now}},
+  });
+  // The prompt has the opening tag.
+  syntax.begins_thinking = plain.begins_thinking = true;
+  const std::vector<Case> begun = {
+      {"\nHm.\n</think>\n\nYes.", "Yes.", "Hm."}, {"<think>\nHm.</think>Yes.", "Yes.", "Hm."}, {"\n</think>\n\nYes.", "Yes.", ""}, {"never ends", "", "never ends"}, {"<thin", "", "<thin"},
+  };
+  check(plain, begun);
+  check(syntax, begun);
+  check(syntax, {{call + "</think>" + call, "", call, {now}}});
+  AnswerSyntax llama = syntax_of("llama3");
+  llama.thoughts = plain.thoughts;
+  check(llama, {{"<think>{}</think>\n{\"name\": \"now\", \"parameters\": {}}", "", "{}", {now}}, {"<think>a</think>\n{\"x\": 1}", "{\"x\": 1}", "a"}});
+  AnswerSyntax cohere = syntax_of("command-r7b");
+  cohere.thoughts = find_thought_tags("<|END_THINKING|>");
+  check(cohere, {{"<|START_THINKING|>I will look.<|END_THINKING|><|START_ACTION|>[{\"tool_call_id\": \"0\", \"tool_name\": \"now\", \"parameters\": {}}]<|END_ACTION|>", "", "I will look.", {now}}});
+  AnswerSyntax gemma;
+  gemma.thoughts = find_thought_tags("<|channel>thought\n<channel|>");
+  check(gemma, {{"<|channel>thought\nHm.\n<channel|>Yes.", "Yes.", "Hm."}, {"<|channel>other\nHm.\n<channel|>Yes.", "<|channel>other\nHm.\n<channel|>Yes.", ""}});
+}
+
+TEST_CASE("a template tells its thoughts' tags, and a prompt where they stand") {
+  FIXTURE_OR_RETURN(path, "templates/cases.jsonl");
+  using State = ThoughtState;
+  struct Expected {
+    const char* close;
+    State user_only, thinking_on, thinking_off;
+  };
+  const std::map<std::string, Expected> expected = {
+      {"Qwen-Qwen3-0.6B", {"</think>", State::none, State::none, State::closed}}, {"Qwen-QwQ-32B", {"</think>", State::closed, State::open, State::closed}},
+      {"Qwen3.5-4B", {"</think>", State::open, State::open, State::closed}}, {"HuggingFaceTB-SmolLM3-3B", {"</think>", State::none, State::none, State::closed}},
+      {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", {"</think>", State::open, State::open, State::open}},
+      {"deepseek-ai-DeepSeek-V3.1", {"</think>", State::closed, State::open, State::closed}}, {"GLM-4.6", {"</think>", State::none, State::none, State::closed}},
+      {"MiniMax-M2", {"</think>", State::open, State::open, State::open}}, {"NVIDIA-Nemotron-Nano-v2", {"</think>", State::open, State::open, State::open}},
+      {"ibm-granite-granite-3.3-2B-Instruct", {"</think>", State::none, State::none, State::none}},
+      {"CohereForAI-c4ai-command-r7b-12-2024-tool_use", {"<|END_THINKING|>", State::closed, State::none, State::closed}},
+      {"ByteDance-Seed-OSS", {"</seed:think>", State::none, State::none, State::none}}, {"google-gemma-4-31B-it", {"<channel|>", State::closed, State::none, State::closed}},
+      {"Qwen-Qwen2.5-7B-Instruct", {"", State::none, State::none, State::none}}, {"meta-llama-Llama-3.1-8B-Instruct", {"", State::none, State::none, State::none}}};
+  const std::string folder = path.substr(0, path.rfind('/'));
+  size_t n_seen = 0;
+  for (const Json& c : test::read_json_lines(path)) {
+    const auto row = expected.find(c["template"]);
+    const std::string name = c["case"];
+    if (row == expected.end() || !c.contains("output") || (name != "user_only" && name != "thinking_on" && name != "thinking_off")) continue;
+    INFO(row->first, " ", name);
+    const ThoughtTags* tags = find_thought_tags(read_text_file(folder + "/" + row->first + ".jinja"));
+    CHECK(std::string(tags == nullptr ? "" : tags->close) == row->second.close);
+    if (tags == nullptr) continue;
+    const std::string output = c["output"];
+    CHECK(thought_state(*tags, output) == (name == "user_only" ? row->second.user_only : name == "thinking_on" ? row->second.thinking_on : row->second.thinking_off));
+    ++n_seen;
+  }
+  CHECK(n_seen >= 3 * (expected.size() - 2) - 3);
 }
 
 TEST_CASE("no more is held back than may become a marker, and arguments come as they are written") {
@@ -244,10 +403,11 @@ TEST_CASE("no more is held back than may become a marker, and arguments come as 
 }
 
 TEST_CASE("time is linear in the text, whatever it is") {
-  for (const std::string unit : {"<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":\"", "<tool_call>", "<", " ", "\n<tool_call", "[TOOL_CALLS][", "{\"a\":", "<|start|>", " to=functions.now"}) {
+  for (const std::string unit : {"<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":\"", "<tool_call>", "<", " ", "\n<tool_call", "[TOOL_CALLS][", "{\"a\":", "<|start|>", " to=functions.now", "<think>", "<think>\n", "</think>", "</thin",
+                                 "<|tool_call_start|>[now(a='", "<start_function_call>call:now{a:<escape>", "<tool_call>now\n<arg_key>", "<|tool_calls_section_begin|>"}) {
     for (const ToolCallFormat& format : tool_call_formats()) {
       AnswerSyntax syntax = syntax_of(format.name);
-      syntax.thinks = true;
+      syntax.thoughts = find_thought_tags("</think>");
       std::string text;
       while (text.size() < 100'000) text += unit;
       const auto parser = make_answer_parser(syntax);
@@ -261,7 +421,7 @@ TEST_CASE("time is linear in the text, whatever it is") {
       for (const AnswerPart& part : parser->take()) n += part.text.size();
       INFO(format.name, " ", unit);
       CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 2);
-      if (parser->n_calls() == 0 && format.body != ToolCallFormat::Body::harmony) CHECK(n >= text.size());
+      if (parser->n_calls() == 0 && format.body != ToolCallFormat::Body::harmony) CHECK(n >= text.size() - 20);  // but for a tag and a blank or two
     }
   }
 }
@@ -275,9 +435,9 @@ TEST_CASE("a template tells its format") {
       {"meta-llama-Llama-3.3-70B-Instruct", "llama3"}, {"mistralai-Mistral-Nemo-Instruct-2407", "mistral"},
       {"Mistral-Small-3.2-24B-Instruct-2506", "mistral-args"}, {"ibm-granite-granite-3.3-2B-Instruct", "granite"}, {"openai-gpt-oss-120b", "harmony"},
       {"CohereForAI-c4ai-command-r7b-12-2024-tool_use", "command-r7b"}, {"meetkai-functionary-medium-v3.1", "functionary"},
-      {"NVIDIA-Nemotron-Nano-v2", "nemotron"}, {"GLM-4.6", ""}, {"Kimi-K2-Instruct", ""}, {"LFM2-8B-A1B", ""}, {"MiniMax-M2", ""}, {"Apertus-8B-Instruct", ""},
-      {"deepseek-ai-DeepSeek-V3", ""}, {"deepseek-ai-DeepSeek-V3.1", ""}, {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", ""}, {"google-gemma-3", ""},
-      {"google-gemma-4-31B-it", ""}, {"CohereForAI-c4ai-command-r-plus-tool_use", ""}, {"meta-llama-Meta-Llama-3-8B", ""}, {"microsoft-Phi-3.5-mini-instruct", ""},
+      {"NVIDIA-Nemotron-Nano-v2", "nemotron"}, {"GLM-4.6", "glm"}, {"Kimi-K2-Instruct", "kimi-k2"}, {"LFM2-8B-A1B", "lfm2"}, {"MiniMax-M2", "minimax"}, {"Apertus-8B-Instruct", ""},
+      {"deepseek-ai-DeepSeek-V3", "deepseek-v3"}, {"deepseek-ai-DeepSeek-V3.1", "deepseek-v3.1"}, {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "deepseek-v3"}, {"google-gemma-3", ""},
+      {"google-gemma-4-31B-it", "gemma4"}, {"CohereForAI-c4ai-command-r-plus-tool_use", ""}, {"meta-llama-Meta-Llama-3-8B", ""}, {"microsoft-Phi-3.5-mini-instruct", ""},
       {"mistralai-Mistral-7B-Instruct", ""}, {"databricks-dbrx-instruct", ""}, {"HuggingFaceTB-SmolLM3-3B", ""}};
   for (const auto& [name, format] : expected) {
     INFO(name);
@@ -294,7 +454,8 @@ TEST_CASE("calls as templates write them are read back") {
       {"NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", "<|im_start|>assistant\n"}, {"Qwen3-Coder", "<|im_start|>assistant\n"},
       {"ByteDance-Seed-OSS", "<seed:bos>assistant\n"}, {"meta-llama-Llama-3.1-8B-Instruct", "assistant<|end_header_id|>\n\n"}, {"meta-llama-Llama-3.2-3B-Instruct", "assistant<|end_header_id|>\n\n"},
       {"mistralai-Mistral-Nemo-Instruct-2407", "[/INST]"}, {"Mistral-Small-3.2-24B-Instruct-2506", "[/INST]"}, {"openai-gpt-oss-120b", "<|start|>assistant"},
-      {"CohereForAI-c4ai-command-r7b-12-2024-tool_use", "<|END_THINKING|>"}, {"meetkai-functionary-medium-v3.1", "assistant<|end_header_id|>\n\n"}, {"NVIDIA-Nemotron-Nano-v2", "Assistant\n"}};
+      {"CohereForAI-c4ai-command-r7b-12-2024-tool_use", "<|END_THINKING|>"}, {"meetkai-functionary-medium-v3.1", "assistant<|end_header_id|>\n\n"}, {"NVIDIA-Nemotron-Nano-v2", "Assistant\n"},
+      {"GLM-4.6", "<think></think>"}, {"MiniMax-M2", "]~b]ai\n"}, {"deepseek-ai-DeepSeek-V3.1", "</think>"}, {"google-gemma-4-31B-it", "<|turn>model\n"}};
   const std::string folder = path.substr(0, path.rfind('/'));
   int n_read = 0;
   for (const Json& c : test::read_json_lines(path)) {
@@ -311,7 +472,9 @@ TEST_CASE("calls as templates write them are read back") {
     Seen seen;
     see(parser->take(), seen);
     REQUIRE(seen.calls.size() == 1);
-    CHECK(seen.calls[0] == R"(get_weather {"location": "Oslo"})");
+    const size_t blank = seen.calls[0].find(' ');
+    CHECK(seen.calls[0].substr(0, blank) == "get_weather");
+    CHECK(parse_json(seen.calls[0].substr(blank), "arguments") == Json{{"location", "Oslo"}});
     ++n_read;
   }
   CHECK(n_read == static_cast<int>(markers.size()));

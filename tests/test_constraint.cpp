@@ -146,8 +146,8 @@ TEST_CASE("any JSON object") {
                            "{\"a\":1234567890123456}", "{\"a\":1e100}", "{'a':1}", "{\"a\":nul}"}) {
     CHECK_MESSAGE(!matches(grammar, text), text);
   }
-  CHECK(matches(grammar, "{\"a\":\n" + std::string(20, ' ') + "1}"));
-  CHECK_FALSE(matches(grammar, "{\"a\":\n" + std::string(21, ' ') + "1}"));
+  CHECK(matches(grammar, "{\"a\":\n" + std::string(32, ' ') + "1}"));
+  CHECK_FALSE(matches(grammar, "{\"a\":\n" + std::string(33, ' ') + "1}"));
   // Deep nesting stops, and can always be closed.
   GrammarMatcher matcher(grammar);
   std::string text = "{\"a\":", closing = "}";
@@ -159,6 +159,60 @@ TEST_CASE("any JSON object") {
   CHECK(matcher.advance(closing));
   CHECK(matcher.finished());
   CHECK_NOTHROW(parse_json(text + closing, "answer"));
+}
+
+TEST_CASE("blanks are bounded everywhere, and leave room for JSON as people write it") {
+  const Json deep = parse_json(R"({"a": [[[[[[{"b": {"c": [1, {"d": []}]}}]]]]]], "e": {"f": {"g": {}}}})", "value");
+  const auto any = json_object_grammar();
+  for (const int indent : {-1, 1, 2}) CHECK_MESSAGE(matches(any, deep.dump(indent)), indent);
+  CHECK(matches(any, deep["e"].dump(4)));
+  CHECK(matches(any, dump_json(deep)));
+  const auto of_schema = json_schema_grammar(parse_json(R"({"type":"object","properties":{"a":{"type":"array","items":{"type":"integer"}},"b":{"enum":[null,true]},
+      "c":{"type":"array","prefixItems":[{"type":"number"}]}},"additionalProperties":{"type":"string"}})", "schema"));
+  // Wherever blanks may stand, they run out: a line's end and 32 of them, or one.
+  for (const auto& grammar : {any, of_schema}) {
+    for (const std::string text : {"", "{", "{\"a\":", "{\"a\":[", "{\"a\":[1,", "{\"a\":[]", "{\"b\":true", "{\"b\":null,", "{\"c\":[", "{\"c\":[1", "{\"x\":\"\"", "{\"x\":\"\","}) {
+      GrammarMatcher matcher(grammar);
+      if (!matcher.advance(text)) continue;  // the schema has no such member there
+      for (const std::string blanks : {" ", "\n", "\t", "\r"}) {
+        size_t longest = 0;
+        std::string run = blanks;
+        while (longest < 100 && matcher.accepts(run)) longest = run.size(), run += matcher.accepts(run + " ") ? " " : matcher.accepts(run + "\n") ? "\n" : "\t";
+        CHECK_MESSAGE(longest <= 33, text, " ", longest);
+      }
+    }
+  }
+}
+
+TEST_CASE("oneOf takes schemas that exclude each other") {
+  const auto refusal = [](const std::string& choices) { return message_of([&] { json_schema_grammar(parse_json(R"({"$defs":{"n":{"type":"number"}},"oneOf":[)" + choices + "]}", "schema")); }); };
+  for (const char* choices : {
+           R"({"type":"integer"},{"type":"string"},{"type":["null","boolean"]})", R"({"const":1},{"const":2},{"enum":[3,"1"]})", R"({"const":"a"},{"type":"number"})",
+           R"({"type":"object"},{"type":"array"})", R"({"$ref":"#/$defs/n"},{"type":"string"})", R"({"anyOf":[{"type":"null"},{"const":5}]},{"type":"string"},{"const":6})",
+           R"({"properties":{"kind":{"const":"cat"}},"required":["kind"]},{"properties":{"kind":{"const":"dog"},"n":{"type":"integer"}},"required":["kind"]})",
+           R"({"properties":{"k":{"type":"object","properties":{"v":{"enum":[1,2]}},"required":["v"]}},"required":["k"]},{"properties":{"k":{"properties":{"v":{"const":3}},"required":["v"]}},"required":["k"]})",
+           R"({"properties":{"a":{"type":"string"}},"required":["a"]},{"properties":{"b":{"type":"string"}},"additionalProperties":false})",
+           R"({"type":"string"})", R"(false,{"type":"string"})",
+       }) {
+    CHECK_MESSAGE(refusal(choices) == "", choices);
+  }
+  for (const char* choices : {
+           R"({"type":"integer"},{"type":"number"})", R"({"const":1},{"enum":[2,1.0]})", R"({"const":"a"},{"type":"string"})", R"({},{"type":"string"})", R"(true,{"type":"string"})",
+           R"({"type":["null","string"]},{"type":"string"})", R"({"$ref":"#/$defs/n"},{"type":"integer"})", R"({"anyOf":[{"type":"null"},{"type":"string"}]},{"const":"x"})",
+           R"({"properties":{"a":{"type":"string"}}},{"properties":{"b":{"type":"string"}}})",
+           R"({"properties":{"kind":{"const":"cat"}}},{"properties":{"kind":{"const":"dog"}},"required":["kind"]})",
+           R"({"properties":{"kind":{"const":"cat"}},"required":["kind"]},{"properties":{"kind":{"type":"string"}},"required":["kind"]})",
+           R"({"type":"array","items":{"type":"string"}},{"type":"array","items":{"type":"null"}})", R"({"$ref":"#"},{"type":"string"})",
+       }) {
+    const std::string message = refusal(choices);
+    CHECK_MESSAGE(message.starts_with("schema.oneOf: expected schemas that exclude each other"), choices, " -> ", message);
+    CHECK_MESSAGE(message.find("got [0] and [1]") != std::string::npos, message);
+  }
+  const auto pets = json_schema_grammar(parse_json(R"({"oneOf":[{"properties":{"kind":{"const":"cat"}},"required":["kind"]},
+      {"properties":{"kind":{"const":"dog"},"n":{"type":"integer"}},"required":["kind"]}]})", "schema"));
+  CHECK(matches(pets, R"({"kind":"cat"})"));
+  CHECK(matches(pets, R"({"kind":"dog","n":1})"));
+  CHECK_FALSE(matches(pets, R"({"kind":"cat","n":1})"));
 }
 
 TEST_CASE("schemas") {

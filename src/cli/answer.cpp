@@ -10,7 +10,7 @@ namespace engine::cli {
 
 GenerationResult generate_answer(Engine& engine, std::vector<int32_t> prompt, const GenerationConfig& config, uint64_t stream,
                                  const InterruptGuard& guard, bool quiet, const std::function<void(std::string_view)>& show,
-                                 std::shared_ptr<TokenConstraint> constraint) {
+                                 std::shared_ptr<TokenConstraint> constraint, std::vector<int32_t> shown_special) {
   Progress bar("reading the prompt", quiet);
   std::exception_ptr failure;
   GenerationRequest request;
@@ -19,6 +19,7 @@ GenerationResult generate_answer(Engine& engine, std::vector<int32_t> prompt, co
   request.stream = stream;
   request.cancel = guard.flag();
   request.constraint = std::move(constraint);
+  request.shown_special = std::move(shown_special);
   request.on_prefill = [&bar](int64_t done, int64_t total) {
     done < total ? bar.update(static_cast<uint64_t>(done), static_cast<uint64_t>(total)) : bar.clear();
   };

@@ -1,5 +1,8 @@
 // `engine chat`: the conversation, on a terminal or line by line.
+#include <functional>
+#include <memory>
 #include <optional>
+#include <utility>
 
 #include "cli/answer.h"
 #include "cli/chat_commands.h"
@@ -10,6 +13,7 @@
 #include "cli/load.h"
 #include "cli/markdown.h"
 #include "cli/pull.h"
+#include "runtime/answer_form.h"
 
 namespace engine::cli {
 namespace {
@@ -36,7 +40,8 @@ class Chat {
   /// `before`: the conversation to go back to if nothing is said.
   void answer_and_offer(const Json& before);
   Turn answer(bool go_on);
-  void finish_answer(const GenerationResult& result, bool go_on);
+  void finish_answer(const GenerationResult& result);
+  std::string answer_text() const;
   void welcome();
   void warn_of_history();
   void notice(std::string_view text) { interactive_ ? write_stdout(printable(text)) : write_stderr(printable(text)); }
@@ -50,6 +55,7 @@ class Chat {
   bool interrupted_ = false;             // the last thing that happened was Ctrl-C
   std::optional<std::string> next_line_; // typed in place of an answer to a question
   std::vector<int32_t> prompt_, answer_; // ids of the last answer, for going on with it
+  AnswerForm form_;                      // of that answer
   History history_;
   bool history_warned_ = false;
   std::optional<LineEditor> editor_;     // on a terminal
@@ -170,7 +176,22 @@ Chat::Turn Chat::answer(bool go_on) {
   if (!go_on) {
     prompt_ = session_.encode(true);
     answer_.clear();
+    form_ = answer_form(*session_.engine().chat_template(), session_.engine().tokenizer(), prompt_, false);
   }
+  // Thoughts are for people to watch: dim, and left out where nobody does.
+  std::unique_ptr<AnswerParser> parser = form_.syntax != nullptr ? make_answer_parser(*form_.syntax) : nullptr;
+  bool thinking = false;
+  const auto show_parts = [&](std::string_view text) {
+    parser->push(text);
+    for (const AnswerPart& part : parser->take()) {
+      const bool thought = part.kind == AnswerPart::Kind::reasoning;
+      if (thinking && !thought) write_stdout("\n\n");
+      thinking = thought && to_terminal;
+      if (!thought) show(part.text);
+      else if (to_terminal) said = true, write_stdout(styled(printable(part.text), style::dim, terminal().colour_stdout));
+    }
+  };
+  if (parser != nullptr) parser->push(answer_text()), parser->take();
   std::vector<int32_t> prompt = prompt_;
   prompt.insert(prompt.end(), answer_.begin(), answer_.end());
   if (static_cast<int64_t>(prompt.size()) >= session_.context()) {
@@ -182,14 +203,16 @@ Chat::Turn Chat::answer(bool go_on) {
   try {
     const InterruptGuard guard(false);
     const QuietInput quiet_input;
-    result = generate_answer(session_.engine(), std::move(prompt), session_.config(), session_.next_stream(), guard, options_.quiet, show);
+    result = generate_answer(session_.engine(), std::move(prompt), session_.config(), session_.next_stream(), guard, options_.quiet,
+                             parser != nullptr ? std::function<void(std::string_view)>(show_parts) : show, nullptr, form_.shown_special);
+    if (parser != nullptr) parser->finish(), show_parts("");
   } catch (...) {
     if (said) write_stdout(markdown.flush() + "\n");
     throw;
   }
   if (to_terminal) write_stdout(markdown.flush());
   if (!ends_with_newline || !interactive_) write_stdout("\n");
-  finish_answer(result, go_on);
+  finish_answer(result);
   interrupted_ = result.reason == FinishReason::cancelled;
   if (interrupted_) return Turn::interrupted;
   if (result.reason != FinishReason::length) return Turn::done;
@@ -203,19 +226,29 @@ Chat::Turn Chat::answer(bool go_on) {
   return Turn::done;
 }
 
-void Chat::finish_answer(const GenerationResult& result, bool go_on) {
+void Chat::finish_answer(const GenerationResult& result) {
+  const bool go_on = !answer_.empty();
   answer_.insert(answer_.end(), result.tokens.begin(), result.tokens.end());
-  if (go_on) {
-    // Decoded anew as one: the cut may have gone through a character.
-    Detokenizer whole(session_.engine().tokenizer(), true);
-    whole.prime(prompt_);
-    std::string text;
-    for (const int32_t id : answer_) text += whole.push(id);
-    session_.replace_assistant(text + whole.flush());
-  } else if (result.reason != FinishReason::cancelled || !result.text.empty()) {
-    session_.add_assistant(result.text);
+  std::string text = go_on ? answer_text() : result.text, reasoning;
+  const bool said = !text.empty();
+  if (form_.syntax != nullptr) {
+    const std::unique_ptr<AnswerParser> parser = make_answer_parser(*form_.syntax);
+    parser->push(std::exchange(text, {}));
+    parser->finish();
+    for (const AnswerPart& part : parser->take()) (part.kind == AnswerPart::Kind::reasoning ? reasoning : text) += part.text;
   }
+  if (go_on) session_.replace_assistant(text, reasoning);
+  else if (result.reason != FinishReason::cancelled || said) session_.add_assistant(text, reasoning);
   remark(closing_line(result.stats), style::dim);
+}
+
+/// Of the answer so far, decoded anew as one: a cut may have gone through a character.
+std::string Chat::answer_text() const {
+  Detokenizer whole(session_.engine().tokenizer(), true, form_.shown_special);
+  whole.prime(prompt_);
+  std::string text;
+  for (const int32_t id : answer_) text += whole.push(id);
+  return text + whole.flush();
 }
 
 }  // namespace

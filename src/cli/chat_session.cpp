@@ -71,8 +71,14 @@ void ChatSession::add_user(std::string_view text) {
   messages_.push_back({{"role", "user"}, {"content", text}});
   stream_ = 0;
 }
-void ChatSession::add_assistant(std::string_view text) { messages_.push_back({{"role", "assistant"}, {"content", text}}); }
-void ChatSession::replace_assistant(std::string_view text) { messages_.back()["content"] = text; }
+void ChatSession::add_assistant(std::string_view text, std::string_view reasoning) {
+  messages_.push_back({{"role", "assistant"}, {"content", text}});
+  if (!reasoning.empty()) messages_.back()["reasoning_content"] = reasoning;
+}
+void ChatSession::replace_assistant(std::string_view text, std::string_view reasoning) {
+  drop_last();
+  add_assistant(text, reasoning);
+}
 bool ChatSession::ends_with_assistant() const { return !messages_.empty() && messages_.back()["role"] == "assistant"; }
 void ChatSession::drop_last() { messages_.erase(messages_.size() - 1); }
 

@@ -30,8 +30,9 @@ class ChatSession {
   std::string system_prompt() const;
 
   void add_user(std::string_view text);
-  void add_assistant(std::string_view text);
-  void replace_assistant(std::string_view text);  // the last message
+  /// `reasoning`: thoughts apart from the text; empty: none.
+  void add_assistant(std::string_view text, std::string_view reasoning = {});
+  void replace_assistant(std::string_view text, std::string_view reasoning = {});  // the last message
   bool ends_with_assistant() const;
   /// Takes off the last exchange and returns the user's words. Throws Error if there is none.
   std::string undo();

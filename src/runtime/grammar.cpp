@@ -78,6 +78,22 @@ void Grammar::Builder::add_alternative(RuleId rule, Sequence sequence) {
   rules_[rule].push_back(std::move(sequence));
 }
 
+Grammar::RuleId Grammar::Builder::add_grammar(const Grammar& grammar) {
+  const auto first = static_cast<RuleId>(rules_.size());
+  for (size_t r = 0; r < grammar.rules_.size(); ++r) add_rule();
+  for (RuleId r = 0; r < grammar.rules_.size(); ++r) {
+    for (const Alternative& alternative : grammar.rules_[r]) {
+      Sequence sequence;
+      for (uint32_t at = alternative.first; grammar.steps_[at].kind != Kind::end; ++at) {
+        const Step& step = grammar.steps_[at];
+        sequence.push_back(step.kind == Kind::rule ? Element::of(first + step.index) : Element::of(grammar.sets_[step.index]));
+      }
+      add_alternative(first + r, std::move(sequence));
+    }
+  }
+  return first + grammar.start_;
+}
+
 std::shared_ptr<const Grammar> Grammar::Builder::finish(RuleId start) {
   const std::vector<int> heights = find_heights(rules_);
   if (heights[start] > max_depth) {

@@ -40,6 +40,8 @@ class Grammar {
     RuleId add_rule();
     RuleId add_rule(std::vector<Sequence> alternatives);
     void add_alternative(RuleId rule, Sequence sequence);
+    /// The rules of another grammar; returns its start.
+    RuleId add_grammar(const Grammar& grammar);
     /// Throws Error if no finite text is a sentence.
     std::shared_ptr<const Grammar> finish(RuleId start);
 

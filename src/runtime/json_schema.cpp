@@ -21,7 +21,8 @@ constexpr int max_schema_depth = 64;
 constexpr size_t max_properties = 256, max_choices = 512, max_name_bytes = 256;
 constexpr size_t max_items = 256, max_length = 4096;
 constexpr int max_digits = 15;  // of a whole number, so that a double holds it, and of a fraction
-constexpr int max_indent = 20;
+constexpr int max_indent = 32;
+constexpr int max_exclusion_depth = 16, max_exclusion_steps = 100'000;  // into two schemas, to see whether both can hold
 constexpr int no_limit = -1;
 
 ByteSet range(int low, int high) {
@@ -154,7 +155,7 @@ class SchemaCompiler {
  public:
   SchemaCompiler(JsonRules& json, const Json& root) : root_(root), builder_(json.b), json_(json) {}
 
-  RuleId run() { return rule_of(root_, "schema"); }
+  RuleId run(const Json& schema) { return rule_of(schema, "schema"); }
 
  private:
   [[noreturn]] static void fail(const std::string& path, const std::string& what) {
@@ -190,9 +191,10 @@ class SchemaCompiler {
       alone(schema, path, {keyword});
       return compile_choices(schema[keyword], path + "." + keyword, keyword, rule);
     }
-    if (schema.contains("enum") || schema.contains("const")) {
+    if (const std::optional<Json> values = values_of(schema, path)) {
       alone(schema, path, {"enum", "const", "type"});
-      return compile_values(schema, path, rule);
+      for (const Json& value : *values) builder_.add_alternative(rule, literal(dump_json(value)));  // as dump_json writes them
+      return;
     }
     for (const std::string& type : types_of(schema, path)) {
       if (type == "object") become(rule, object_rule(schema, path));
@@ -237,7 +239,68 @@ class SchemaCompiler {
     if (!choices.is_array() || choices.empty()) fail(path, "expected a list of schemas, got " + shown(choices));
     if (choices.size() > max_choices) fail(path, "expected at most " + std::to_string(max_choices) + " schemas, got " + std::to_string(choices.size()));
     if (keyword == "allOf" && choices.size() > 1) fail(path, "more than one schema is not supported");
+    if (keyword == "oneOf") check_exclusive(choices, path);
     for (size_t i = 0; i < choices.size(); ++i) become(rule, rule_of(choices[i], path + "[" + std::to_string(i) + "]"));
+  }
+
+  /// What satisfies one of several must satisfy no other: nothing here could take back what a model has begun for one of them.
+  void check_exclusive(const Json& choices, const std::string& path) {
+    for (size_t i = 0; i < choices.size(); ++i) {
+      for (size_t k = i + 1; k < choices.size(); ++k) {
+        if (exclude_each_other(choices[i], choices[k], path, 0)) continue;
+        fail(path, "expected schemas that exclude each other (by type, const, enum, or such a property that both require), got [" + std::to_string(i) + "] and [" +
+                       std::to_string(k) + "], which may hold at once; anyOf takes them");
+      }
+    }
+  }
+  /// False where that is not plain to see.
+  bool exclude_each_other(const Json& a, const Json& b, const std::string& path, int depth) {
+    if (depth > max_exclusion_depth || ++n_exclusion_steps_ > max_exclusion_steps) return false;
+    if (a == false || b == false) return true;
+    if (!a.is_object() || !b.is_object()) return false;
+    const auto with_b = [&](const Json& part) { return exclude_each_other(part, b, path, depth + 1); };
+    if (a.contains("$ref")) return with_b(resolve(a["$ref"], path));
+    for (const char* keyword : {"anyOf", "oneOf", "allOf"}) {
+      if (a.contains(keyword)) return a[keyword].is_array() && std::all_of(a[keyword].begin(), a[keyword].end(), with_b);
+    }
+    if (b.contains("$ref") || b.contains("anyOf") || b.contains("oneOf") || b.contains("allOf")) return exclude_each_other(b, a, path, depth + 1);
+
+    const std::optional<Json> a_values = values_of(a, path), b_values = values_of(b, path);
+    const std::vector<std::string> a_types = types_of(a, path), b_types = types_of(b, path);
+    const auto among = [](const Json& value, const std::vector<std::string>& types) {
+      return std::any_of(types.begin(), types.end(), [&](const std::string& type) { return has_type(value, type); });
+    };
+    if (a_values && b_values) {
+      return std::none_of(a_values->begin(), a_values->end(), [&](const Json& v) { return std::find(b_values->begin(), b_values->end(), v) != b_values->end(); });
+    }
+    if (a_values) return std::none_of(a_values->begin(), a_values->end(), [&](const Json& v) { return among(v, b_types); });
+    if (b_values) return std::none_of(b_values->begin(), b_values->end(), [&](const Json& v) { return among(v, a_types); });
+    bool objects = false;
+    for (const std::string& x : a_types) {
+      for (const std::string& y : b_types) {
+        if (x == "any" || y == "any" || (x == y && x != "object") || (x == "integer" && y == "number") || (x == "number" && y == "integer")) return false;
+        objects |= x == y;
+      }
+    }
+    return !objects || exclude_as_objects(a, b, path, depth) || exclude_as_objects(b, a, path, depth);
+  }
+  /// `a` requires a property that `b` does not allow, or requires too, with a schema that excludes a's.
+  bool exclude_as_objects(const Json& a, const Json& b, const std::string& path, int depth) {
+    const Json none = Json::object(), no_names = Json::array();
+    const auto part = [](const Json& schema, const char* key, const Json& otherwise) -> const Json& { return schema.contains(key) ? schema[key] : otherwise; };
+    const Json &a_properties = part(a, "properties", none), &b_properties = part(b, "properties", none), &b_required = part(b, "required", no_names);
+    if (!a_properties.is_object() || !b_properties.is_object()) return false;  // told elsewhere
+    for (const Json& name : part(a, "required", no_names)) {
+      if (!name.is_string()) continue;
+      const auto& key = name.get_ref<const std::string&>();
+      if (!b_properties.contains(key)) {
+        if (b.contains("additionalProperties") && b["additionalProperties"] == false) return true;
+        continue;
+      }
+      const bool both = std::find(b_required.begin(), b_required.end(), name) != b_required.end();
+      if (both && a_properties.contains(key) && exclude_each_other(a_properties[key], b_properties[key], path, depth + 1)) return true;
+    }
+    return false;
   }
 
   static bool has_type(const Json& value, const std::string& type) {
@@ -250,17 +313,19 @@ class SchemaCompiler {
     return type == "array" ? value.is_array() : true;
   }
 
-  /// Values as dump_json writes them.
-  void compile_values(const Json& schema, const std::string& path, RuleId rule) {
-    Json values = schema.contains("enum") ? schema["enum"] : Json::array({schema["const"]});
+  /// The values that `enum`, `const` and `type` leave; null: the schema names none.
+  static std::optional<Json> values_of(const Json& schema, const std::string& path) {
+    if (!schema.contains("enum") && !schema.contains("const")) return std::nullopt;
+    const Json values = schema.contains("enum") ? schema["enum"] : Json::array({schema["const"]});
     if (!values.is_array() || values.empty()) fail(path + ".enum", "expected a list of values, got " + shown(values));
     if (values.size() > max_choices) fail(path + ".enum", "expected at most " + std::to_string(max_choices) + " values, got " + std::to_string(values.size()));
     const std::vector<std::string> types = types_of(schema, path);
+    Json out = Json::array();
     for (const Json& value : values) {
       if (schema.contains("const") && value != schema["const"]) continue;
-      if (std::none_of(types.begin(), types.end(), [&](const std::string& type) { return has_type(value, type); })) continue;
-      builder_.add_alternative(rule, literal(dump_json(value)));
+      if (std::any_of(types.begin(), types.end(), [&](const std::string& type) { return has_type(value, type); })) out.push_back(value);
     }
+    return out;
   }
 
   /// The types that a value may have; "any" if nothing says it. Where `type` is missing, the keywords that are given tell what is meant.
@@ -457,7 +522,7 @@ class SchemaCompiler {
   std::map<const Json*, RuleId> rules_;
   std::optional<RuleId> free_key_;
   std::vector<RuleId> string_ends_;  // of at most n characters
-  int depth_ = 0;
+  int depth_ = 0, n_exclusion_steps_ = 0;
 };
 
 }  // namespace
@@ -471,7 +536,8 @@ JsonGrammar::~JsonGrammar() = default;
 Builder& JsonGrammar::builder() { return impl_->builder; }
 RuleId JsonGrammar::space() const { return impl_->json.space; }
 RuleId JsonGrammar::object() const { return impl_->json.object; }
-RuleId JsonGrammar::schema(const Json& schema) { return SchemaCompiler(impl_->json, schema).run(); }
+RuleId JsonGrammar::wide() const { return impl_->json.wide; }
+RuleId JsonGrammar::schema(const Json& schema, const Json& root) { return SchemaCompiler(impl_->json, root).run(schema); }
 
 std::shared_ptr<const Grammar> json_object_grammar() {
   Builder builder;
@@ -483,7 +549,7 @@ std::shared_ptr<const Grammar> json_schema_grammar(const Json& schema) {
   try {
     Builder builder;
     JsonRules json(builder);
-    return builder.finish(json.text(SchemaCompiler(json, schema).run()));
+    return builder.finish(json.text(SchemaCompiler(json, schema).run(schema)));
   } catch (const Error& error) {
     if (error.message.starts_with("grammar:")) throw Error("schema" + error.message.substr(7));
     throw;

@@ -14,10 +14,12 @@ class JsonGrammar {
   JsonGrammar();
   ~JsonGrammar();
   Grammar::Builder& builder();
-  Grammar::RuleId space() const;   // what may stand between the parts of a JSON text: nothing, a blank, or a line's end and blanks
+  Grammar::RuleId space() const;   // what may stand between the parts of a JSON text: nothing, a blank, or a line's end and up to 32 blanks
   Grammar::RuleId object() const;  // any JSON object
-  /// Texts that satisfy `schema` (see json_schema_grammar), which must outlive this. Throws Error: the path, which begins with "schema".
-  Grammar::RuleId schema(const Json& schema);
+  Grammar::RuleId wide() const;    // a character of several bytes
+  /// Texts that satisfy `schema` (see json_schema_grammar), whose references lead into `root`; both must outlive this. Throws Error: the path, which
+  /// begins with "schema".
+  Grammar::RuleId schema(const Json& schema, const Json& root);
 
  private:
   struct Impl;
@@ -28,7 +30,7 @@ class JsonGrammar {
 std::shared_ptr<const Grammar> json_object_grammar();
 
 /// Texts that satisfy `schema`: type, properties, required, additionalProperties, items, prefixItems, minItems, maxItems, minLength, maxLength,
-/// enum, const, anyOf, oneOf (read as anyOf), allOf with one element, and $ref to places of the same schema. Properties come in the schema's order;
+/// enum, const, anyOf, oneOf (of schemas that plainly exclude each other), allOf with one element, and $ref to places of the same schema. Properties come in the schema's order;
 /// where `properties` or `prefixItems` are given, others come only if additionalProperties or items ask for them. Throws Error for what is
 /// not supported, with its path, and beyond limits.
 std::shared_ptr<const Grammar> json_schema_grammar(const Json& schema);

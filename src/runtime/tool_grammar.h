@@ -1,13 +1,12 @@
 // Grammars of answers that are calls of tools.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <set>
 #include <string>
 #include <string_view>
 
-#include "runtime/grammar.h"
+#include "runtime/text_grammar.h"
 #include "text/answer_parser.h"
 
 namespace engine {
@@ -16,8 +15,7 @@ struct ToolGrammarOptions {
   bool several = true;            // more than one call, if the format has that
   bool text = false;              // the answer may be any text: only its calls have a form
   std::set<std::string> strict;   // functions whose schema must be kept to
-  /// Whether a marker is one token of the vocabulary, to be asked for as such (see TokenTable). Empty: none is.
-  std::function<bool(std::string_view marker)> is_token;
+  IsToken is_token;
 };
 
 /// An answer that calls functions of `syntax`, in its format, with arguments that satisfy their schemas. A schema that cannot be kept to, of a function

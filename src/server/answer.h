@@ -40,7 +40,7 @@ struct Work {
   double presence_penalty = 0, frequency_penalty = 0;
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::shared_ptr<const Grammar> grammar;  // that answers must follow; null: none
-  std::shared_ptr<const AnswerSyntax> syntax;  // how calls of tools are read out of answers; null: answers are text
+  std::shared_ptr<const AnswerSyntax> syntax;  // how thoughts and calls of tools are read out of answers; null: answers are text
   bool one_call = false;            // answers end with their first call
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
 

@@ -61,7 +61,7 @@ ReadAnswer read_answer(const Work& work, std::string_view text) {
 
 std::string new_call_id(const Work& work) {
   static constexpr char letters[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-  std::string id(work.syntax == nullptr ? 24 : work.syntax->format->id_size, '\0');
+  std::string id(work.syntax == nullptr || work.syntax->format == nullptr ? 24 : work.syntax->format->id_size, '\0');
   (void)!::getrandom(id.data(), id.size(), 0);
   for (char& c : id) c = letters[static_cast<unsigned char>(c) % (sizeof letters - 1)];
   return id.size() < 24 ? id : "call_" + id;

@@ -1,4 +1,4 @@
-// An answer's text on its way to a client: calls of tools taken out of it.
+// An answer's text on its way to a client: thoughts and calls of tools taken out of it.
 #pragma once
 
 #include <memory>

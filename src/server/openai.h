@@ -69,8 +69,10 @@ struct Tools {
 };
 /// Reads tools, tool_choice and parallel_tool_calls.
 Tools read_tools(Fields& fields);
-/// How answers to `g`'s prompt are to be read, and what they must be. Throws ApiError for what the model's format of calls does not allow.
-void use_tools(App& app, const Tools& tools, Generation& g);
+/// Puts the tools where the chat template looks for them.
+void offer_tools(const App& app, const Tools& tools, ChatRenderOptions& render);
+/// How answers to `g`'s prompt are to be read (thoughts, calls), and what they must be. Throws ApiError for what the model's format of calls does not allow.
+void read_answers(App& app, const Tools& tools, Generation& g);
 /// `tool_calls` of a message for templates: arguments as objects.
 Json checked_tool_calls(const Json& calls, const std::string& where);
 /// Templates and encodes. Throws ApiError if there are tools and the template leaves them out.
@@ -93,6 +95,8 @@ std::vector<GenerationResult> stream_answer(App& app, Answer& answer, Sink& sink
 
 const char* openai_finish_reason(FinishReason reason);
 Json usage_of(const Work& work, const std::vector<GenerationResult>& results);
+/// How many tokens a text takes: about as many as it was generated with.
+int64_t count_tokens(const App& app, const std::string& text);
 std::string event_text(const Json& data);  // "data: {...}\n\n"
 /// The text of one token as it would stand inside a text.
 std::string token_text(const App& app, int32_t id);

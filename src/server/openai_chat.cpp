@@ -62,7 +62,7 @@ ChatRequest read_chat(App& app, const Request& request) {
   if (chat.logprobs) chat.generation.work.n_logprobs = static_cast<int>(n_top.value_or(0));
   ChatRenderOptions render = read_render_options(fields);
   const Tools tools = read_tools(fields);
-  render.tools = tools.offered;
+  offer_tools(app, tools, render);
   fields.ignore({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
                  "prompt_cache_options", "verbosity", "prediction", "moderation"});
   fields.only("functions", {Json::array()});
@@ -75,7 +75,7 @@ ChatRequest read_chat(App& app, const Request& request) {
   fields.finish();
   if (messages == nullptr) throw ApiError(400, "messages: expected a list, got nothing", "messages", "missing_required_parameter");
   add_prompt(app, chat.generation, encode_conversation(app, read_messages(*messages), render), "messages");
-  use_tools(app, tools, chat.generation);
+  read_answers(app, tools, chat.generation);
   return chat;
 }
 
@@ -99,6 +99,7 @@ Json message_of(const ReadAnswer& answer) {
 struct StreamedChoice {
   AnswerReader reader;
   int n_begun = 0;  // calls
+  std::string reasoning = {};
 
   Json delta_of(const Work& work, const AnswerPart& part) {
     using Kind = AnswerPart::Kind;
@@ -108,7 +109,7 @@ struct StreamedChoice {
       return Json{{"tool_calls", Json::array({std::move(entry)})}};
     };
     switch (part.kind) {
-      case Kind::reasoning: return {{"reasoning_content", part.text}};
+      case Kind::reasoning: reasoning += part.text; return {{"reasoning_content", part.text}};
       case Kind::call_begin:
         ++n_begun;
         return call({{"id", new_call_id(work)}, {"type", "function"}, {"function", {{"name", part.text}, {"arguments", ""}}}});
@@ -118,6 +119,12 @@ struct StreamedChoice {
     }
   }
 };
+
+Json usage_with(const Work& work, const std::vector<GenerationResult>& results, int64_t n_reasoning_tokens) {
+  Json usage = usage_of(work, results);
+  if (n_reasoning_tokens > 0) usage["completion_tokens_details"] = {{"reasoning_tokens", n_reasoning_tokens}};
+  return usage;
+}
 
 Json head_of(const Request& request, const Generation& g, const char* object) {
   return {{"id", "chatcmpl-" + request.id}, {"object", object}, {"created", unix_time()}, {"model", g.model}};
@@ -129,15 +136,17 @@ Reply whole(App& app, const Request& request, ChatRequest chat) {
   Json body = head_of(request, chat.generation, "chat.completion");
   body["choices"] = Json::array();
   std::vector<GenerationResult> results;
+  int64_t n_reasoning_tokens = 0;
   for (size_t i = 0; i < states.size(); ++i) {
     const ReadAnswer read = read_answer(answer->work, states[i].text);
+    n_reasoning_tokens += count_tokens(app, read.reasoning);
     body["choices"].push_back({{"index", i},
                                {"message", message_of(read)},
                                {"logprobs", chat.logprobs ? logprobs_of(app, states[i].tokens) : Json()},
                                {"finish_reason", finish_reason_of(*states[i].result, static_cast<int>(read.calls.size()))}});
     results.push_back(*states[i].result);
   }
-  body["usage"] = usage_of(answer->work, results);
+  body["usage"] = usage_with(answer->work, results, n_reasoning_tokens);
   Reply reply;
   reply.body = dump_json(body) + "\n";
   return reply;
@@ -182,7 +191,9 @@ Reply streamed(App& app, const Request& request, ChatRequest chat) {
       if (chat.generation.include_usage) {
         Json chunk = head;
         chunk["choices"] = Json::array();
-        chunk["usage"] = usage_of(answer->work, results);
+        int64_t n_reasoning_tokens = 0;
+        for (const StreamedChoice& choice : choices) n_reasoning_tokens += count_tokens(app, choice.reasoning);
+        chunk["usage"] = usage_with(answer->work, results, n_reasoning_tokens);
         sink.write(event_text(chunk));
       }
     } catch (const ApiError& error) {

@@ -484,6 +484,10 @@ Json usage_of(const Work& work, const std::vector<GenerationResult>& results) {
   return usage;
 }
 
+int64_t count_tokens(const App& app, const std::string& text) {
+  return text.empty() ? 0 : static_cast<int64_t>(app.engine.tokenizer().encode(text, false).size());
+}
+
 std::string event_text(const Json& data) { return "data: " + dump_json(data) + "\n\n"; }
 
 std::string token_text(const App& app, int32_t id) {

@@ -12,8 +12,31 @@ struct ResponseRequest {
   Json echoed;  // the fields of the response that repeat the request's
 };
 
+/// The text of an item of thoughts.
+std::string reasoning_of(const Json& item) {
+  std::string text;
+  for (const char* name : {"content", "summary"}) {
+    const Json parts = item.value(name, Json());
+    if (!parts.is_null() && !parts.is_array()) bad_field(std::string("input.") + name, "a list", parts);
+    for (const Json& part : parts) {
+      const Json piece = part.is_object() ? part.value("text", Json()) : Json();
+      if (!piece.is_string()) bad_field(std::string("input.") + name, "parts with a text", part);
+      text += piece.get_ref<const std::string&>();
+    }
+    if (!text.empty()) break;  // the thoughts themselves, not what sums them up
+  }
+  return text;
+}
+
+/// An assistant's message with the thoughts that came before it, in the field that templates know.
+Json assistant_message(std::string& reasoning) {
+  Json message = {{"role", "assistant"}, {"content", ""}};
+  if (!reasoning.empty()) message["reasoning_content"] = std::exchange(reasoning, {});
+  return message;
+}
+
 /// Items of calls, as messages: a call belongs to the assistant's message before it, its result is a message of the tool.
-void add_call_item(const Json& item, bool is_call, Json& messages) {
+void add_call_item(const Json& item, bool is_call, std::string& reasoning, Json& messages) {
   const auto text = [&](const char* name) {
     const Json value = item.value(name, Json());
     if (!value.is_string()) bad_field(std::string("input.") + name, "a string", value);
@@ -25,7 +48,7 @@ void add_call_item(const Json& item, bool is_call, Json& messages) {
     return;
   }
   const Json call = {{"id", text("call_id")}, {"type", "function"}, {"function", {{"name", text("name")}, {"arguments", text("arguments")}}}};
-  if (messages.empty() || messages.back()["role"] != "assistant") messages.push_back({{"role", "assistant"}, {"content", ""}});
+  if (messages.empty() || messages.back()["role"] != "assistant" || !reasoning.empty()) messages.push_back(assistant_message(reasoning));
   messages.back()["tool_calls"].push_back(call);
 }
 
@@ -38,16 +61,20 @@ Json read_input(const Json& input, const std::optional<std::string>& instruction
     return messages;
   }
   if (!input.is_array()) bad_field("input", "a string or a list of messages", input);
+  std::string reasoning;  // of the assistant's next message
   for (const Json& item : input) {
     if (!item.is_object()) bad_field("input", "messages", item);
     const Json type = item.value("type", Json("message"));
     if (type == "function_call" || type == "function_call_output") {
-      add_call_item(item, type == "function_call", messages);
+      add_call_item(item, type == "function_call", reasoning, messages);
       continue;
     }
-    if (type == "reasoning") continue;  // an earlier answer's thoughts: templates leave them out too
-    if (type != "message") throw ApiError(400, "input: expected items of type message, function_call or function_call_output", "input", "unsupported_content");
-    Json message = Json::object();
+    if (type == "reasoning") {
+      reasoning = reasoning_of(item);
+      continue;
+    }
+    if (type != "message") throw ApiError(400, "input: expected items of type message, function_call, function_call_output or reasoning", "input", "unsupported_content");
+    Json message = item.value("role", Json()) == "assistant" ? assistant_message(reasoning) : Json::object();
     for (const auto& [key, value] : item.items()) {
       if (key == "role" || key == "content") message[key] = value;
       else if (key != "type" && key != "id" && key != "status" && key != "phase") throw ApiError(400, "input: unknown field: " + key.substr(0, 100), "input", "unknown_parameter");
@@ -83,12 +110,12 @@ ResponseRequest read_response(App& app, const Request& request) {
   const auto instructions = fields.text("instructions");
   ChatRenderOptions render;
   const Tools tools = read_tools(fields);
-  render.tools = tools.offered;
+  offer_tools(app, tools, render);
   const Json* input = fields.find("input");
   fields.finish();
   if (input == nullptr) throw ApiError(400, "input: expected a string or a list, got nothing", "input", "missing_required_parameter");
   add_prompt(app, r.generation, encode_conversation(app, read_messages(read_input(*input, instructions)), render), "input");
-  use_tools(app, tools, r.generation);
+  read_answers(app, tools, r.generation);
   const auto or_null = [&](const char* name) { return fields.object().value(name, Json()); };
   r.echoed = {{"instructions", or_null("instructions")}, {"max_output_tokens", or_null("max_output_tokens")},
               {"temperature", or_null("temperature")},   {"top_p", or_null("top_p")},
@@ -102,7 +129,8 @@ ResponseRequest read_response(App& app, const Request& request) {
 bool is_cut(const GenerationResult& result) { return openai_finish_reason(result.reason) != std::string("stop"); }
 
 /// The response as it stands; `result` null: in progress, and no output yet.
-Json response_object(const Request& request, const ResponseRequest& r, const Work& work, const GenerationResult* result, const Json& output) {
+Json response_object(const Request& request, const ResponseRequest& r, const Work& work, const GenerationResult* result, const Json& output,
+                     int64_t n_reasoning_tokens = 0) {
   const bool cut = result != nullptr && is_cut(*result);
   const char* status = result == nullptr ? "in_progress" : cut ? "incomplete" : "completed";
   Json out = {{"id", "resp_" + request.id}, {"object", "response"}, {"created_at", unix_time()}, {"status", status}, {"error", nullptr},
@@ -114,7 +142,7 @@ Json response_object(const Request& request, const ResponseRequest& r, const Wor
   if (result == nullptr) return out;
   const Json usage = usage_of(work, {*result});
   out["usage"] = {{"input_tokens", usage["prompt_tokens"]}, {"input_tokens_details", usage["prompt_tokens_details"]},
-                  {"output_tokens", usage["completion_tokens"]}, {"output_tokens_details", {{"reasoning_tokens", 0}}},
+                  {"output_tokens", usage["completion_tokens"]}, {"output_tokens_details", {{"reasoning_tokens", n_reasoning_tokens}}},
                   {"total_tokens", usage["total_tokens"]}, {"timings", usage["timings"]}};
   return out;
 }
@@ -128,7 +156,7 @@ Reply whole(App& app, const Request& request, ResponseRequest r) {
   output.add(reader.read(states[0].text));
   output.add(reader.finish());
   output.finish(is_cut(*states[0].result));
-  reply.body = dump_json(response_object(request, r, answer->work, &*states[0].result, output.items())) + "\n";
+  reply.body = dump_json(response_object(request, r, answer->work, &*states[0].result, output.items(), count_tokens(app, output.reasoning()))) + "\n";
   return reply;
 }
 
@@ -155,7 +183,7 @@ Reply streamed(App& app, const Request& original, ResponseRequest r) {
       if (results.empty()) return;
       output.add(reader.finish());
       output.finish(is_cut(results[0]));
-      const Json done = response_object(request, r, answer->work, &results[0], output.items());
+      const Json done = response_object(request, r, answer->work, &results[0], output.items(), count_tokens(app, output.reasoning()));
       send(done["status"] == "completed" ? "response.completed" : "response.incomplete", {{"response", done}});
     } catch (const ApiError& error) {
       answer->cancel();

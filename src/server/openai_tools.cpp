@@ -1,6 +1,7 @@
-// Tools: what a request may offer the model goes into the chat template, and calls are read out of its answers.
+// What a chat template says of answers: thoughts and calls are read out of them. Tools that a request offers the model go into the template.
 #include <algorithm>
 
+#include "runtime/answer_form.h"
 #include "runtime/tool_grammar.h"
 #include "server/openai.h"
 
@@ -8,7 +9,7 @@ namespace engine::server {
 namespace {
 
 constexpr size_t max_tools = 128, max_tool_name = 64;  // as OpenAI's
-constexpr size_t prompt_end = 16;                      // tokens of the prompt in which an open <think> is looked for
+constexpr const char* xml_tools = "xml_tools";
 
 bool is_tool_name(const Json& name) {
   if (!name.is_string()) return false;
@@ -80,54 +81,63 @@ Tools read_tools(Fields& fields) {
   return out;
 }
 
-void use_tools(App& app, const Tools& tools, Generation& g) {
-  const ChatTemplate* chat_template = app.engine.chat_template();
-  const std::string& source = chat_template->source(!tools.offered.is_null());
-  auto syntax = std::make_shared<AnswerSyntax>();
-  syntax->format = find_tool_call_format(source);
-  const auto refuse = [](const std::string& message) { throw ApiError(400, message, message.substr(0, message.find(':')), "unsupported_parameter"); };
-  if (syntax->format == nullptr) {
-    if (tools.required) refuse("tool_choice: the form in which this model's chat template wants calls is not known here");
-    if (!tools.offered.is_null() && !tools.strict.empty()) refuse("tools: strict: the form in which this model's chat template wants calls is not known here");
-    return;
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw ApiError(400, message, message.substr(0, message.find(':')), "unsupported_parameter"); }
+
+/// What `g` must be to hold the calls that `tools` asks for.
+void constrain_calls(App& app, const Tools& tools, const AnswerSyntax& syntax, const IsToken& is_token, Generation& g) {
+  ToolGrammarOptions options;
+  options.text = !tools.required;
+  options.several = !g.work.one_call;
+  options.strict = tools.strict;
+  options.is_token = is_token;
+  try {
+    if (g.work.grammar == nullptr || tools.required) g.work.grammar = tool_call_grammar(syntax, options);
+    GrammarConstraint(g.work.grammar, app.engine.token_table(), {});  // what does not serve is told now
+  } catch (const Error& error) {
+    refuse("tools: " + error.message);
   }
-  // Channels are taken apart in any case: without it, an answer would begin with the model's thoughts.
-  if (tools.offered.is_null() && syntax->format->body != ToolCallFormat::Body::harmony) return;
-  for (const Json& tool : tools.offered) {
-    const Json& function = tool["function"];
-    const std::string name = function["name"];
-    if (tools.only.empty() || name == tools.only) syntax->functions[name] = function.value("parameters", Json());
-  }
+}
+
+}  // namespace
+
+void read_answers(App& app, const Tools& tools, Generation& g) {
+  const bool offered = !tools.offered.is_null();
   const Tokenizer& tokenizer = app.engine.tokenizer();
-  for (const std::string_view marker : syntax->format->markers()) {
+  AnswerForm form = answer_form(*app.engine.chat_template(), tokenizer, g.work.prompts.front(), offered);
+  if (form.syntax == nullptr || form.syntax->format == nullptr) {
+    if (tools.required) refuse("tool_choice: the form in which this model's chat template wants calls is not known here");
+    if (offered && !tools.strict.empty()) refuse("tools: strict: the form in which this model's chat template wants calls is not known here");
+  }
+  if (form.syntax == nullptr) return;
+  AnswerSyntax& syntax = *form.syntax;
+  const IsToken is_token = [&](std::string_view marker) {
     const auto id = tokenizer.token_to_id(marker);
-    if (id && tokenizer.is_special(*id)) g.work.shown_special.push_back(*id);
-  }
-  g.work.one_call = !tools.parallel || !tools.only.empty();
-  if (tools.required || !tools.strict.empty()) {
-    ToolGrammarOptions options;
-    options.text = !tools.required;
-    options.several = !g.work.one_call;
-    options.strict = tools.strict;
-    options.is_token = [&](std::string_view marker) {
-      const auto id = tokenizer.token_to_id(marker);
-      return id && tokenizer.is_added(*id);
-    };
-    try {
-      if (g.work.grammar == nullptr || tools.required) g.work.grammar = tool_call_grammar(*syntax, options);
-      GrammarConstraint(g.work.grammar, app.engine.token_table(), {});  // what does not serve is told now
-    } catch (const Error& error) {
-      refuse("tools: " + error.message);
+    return id && tokenizer.is_added(*id);
+  };
+  if (syntax.format != nullptr) {
+    for (const Json& tool : tools.offered) {
+      const Json& function = tool["function"];
+      const std::string name = function["name"];
+      if (tools.only.empty() || name == tools.only) syntax.functions[name] = function.value("parameters", Json());
     }
+    g.work.one_call = !tools.parallel || !tools.only.empty();
+    if (tools.required || !tools.strict.empty()) constrain_calls(app, tools, syntax, is_token, g);
   }
-  if (!tools.required) {
-    const std::vector<int32_t>& prompt = g.work.prompts.front();
-    std::string end = tokenizer.decode(std::span(prompt).last(std::min(prompt.size(), prompt_end)), false);
-    end.erase(end.find_last_not_of(" \n") + 1);
-    syntax->thinks = source.find("</think>") != std::string::npos;
-    syntax->begins_thinking = syntax->thinks && end.ends_with("<think>");
+  // What has a form may come behind a thought, unless the prompt has had its thought.
+  if (g.work.grammar != nullptr && syntax.thoughts != nullptr && form.thought != ThoughtState::closed) {
+    g.work.grammar = grammar_behind_thought(*g.work.grammar, *syntax.thoughts, syntax.begins_thinking, is_token);
   }
-  g.work.syntax = std::move(syntax);
+  g.work.shown_special = std::move(form.shown_special);
+  g.work.syntax = std::move(form.syntax);
+}
+
+void offer_tools(const App& app, const Tools& tools, ChatRenderOptions& render) {
+  render.tools = tools.offered;
+  if (tools.offered.is_null()) return;
+  // SmolLM 3's own name for them.
+  if (app.engine.chat_template()->source(true).find(xml_tools) != std::string::npos && !render.extra.contains(xml_tools)) render.extra[xml_tools] = tools.offered;
 }
 
 std::vector<int32_t> encode_conversation(App& app, const Json& messages, const ChatRenderOptions& render) {
@@ -135,6 +145,7 @@ std::vector<int32_t> encode_conversation(App& app, const Json& messages, const C
   if (render.tools.is_null()) return ids;
   ChatRenderOptions without = render;
   without.tools = nullptr;
+  without.extra.erase(xml_tools);
   // Tools that never reach the model would be a promise that nobody keeps.
   if (app.engine.chat_template()->render_text(messages, without) == app.engine.chat_template()->render_text(messages, render)) {
     throw ApiError(400, "tools: this model's chat template has no place for them", "tools", "unsupported_parameter");

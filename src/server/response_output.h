@@ -1,4 +1,4 @@
-// The output items of /v1/responses as they grow: messages and calls of functions, with the events that tell of them.
+// The output items of /v1/responses as they grow: thoughts, messages and calls of functions, with the events that tell of them.
 #pragma once
 
 #include <functional>
@@ -20,12 +20,18 @@ class ResponseOutput {
   /// `cut`: the answer did not end by itself.
   void finish(bool cut);
   const Json& items() const { return items_; }
+  const std::string& reasoning() const { return reasoning_; }  // of all items
 
  private:
-  void begin_message();
+  enum class Kind { message, reasoning, call };
+
+  void begin(Kind kind, Json item);
+  void begin_written(Kind kind);  // a message or a thought
   void begin_call(const std::string& name);
-  void add_text(const std::string& text);
+  void add_text(Kind kind, const std::string& text);
   void end(const char* status);
+  void end_call();
+  void end_written();
   void send(const char* type, Json data);
   Json place() const;
 
@@ -33,8 +39,10 @@ class ResponseOutput {
   const Work& work_;
   const std::function<void(const char*, Json)> send_;
   Json items_ = Json::array();  // the last one without its text while it is open
-  bool open_ = false, is_call_ = false;
-  std::string text_;  // of the open item
+  bool open_ = false;
+  Kind kind_ = Kind::message;  // of the last item
+  std::string text_;           // of the open item
+  std::string reasoning_;
 };
 
 }  // namespace engine::server

@@ -62,7 +62,7 @@ Reply handle_apply_template(App& app, const Request& request) {
     if (!extra->is_object()) bad_field("chat_template_kwargs", "an object", *extra);
     render.extra = *extra;
   }
-  render.tools = read_tools(fields).offered;
+  offer_tools(app, read_tools(fields), render);
   const Json* messages = fields.find("messages");
   fields.ignore({"model"});
   fields.finish();

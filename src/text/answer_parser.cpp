@@ -8,14 +8,19 @@
 namespace engine {
 namespace {
 
+using Body = ToolCallFormat::Body;
 using Kind = AnswerPart::Kind;
-constexpr std::string_view think_open = "<think>", think_close = "</think>";
+constexpr std::string_view between_thoughts = "\n\n";
 
-/// Formats whose calls stand between markers, or begin the answer.
+const ToolCallFormat no_calls{.name = "none", .body = Body::object, .open = {}};
+
+/// Formats whose calls stand between markers, or begin the answer; and thoughts in tags.
 class MarkerParser final : public AnswerParser {
  public:
-  explicit MarkerParser(const AnswerSyntax& syntax) : syntax_(syntax), format_(*syntax.format) {
-    if (syntax.begins_thinking) state_ = State::thought;
+  explicit MarkerParser(const AnswerSyntax& syntax) : syntax_(syntax), format_(syntax.format != nullptr ? *syntax.format : no_calls) {
+    if (syntax.thoughts != nullptr) think_open_ = syntax.thoughts->opening(), think_close_ = syntax.thoughts->close;
+    may_repeat_ = syntax.thoughts != nullptr && syntax.begins_thinking;
+    if (may_repeat_) state_ = State::thought;
   }
 
   void push(std::string_view text) override {
@@ -25,11 +30,13 @@ class MarkerParser final : public AnswerParser {
   void finish() override {
     switch (state_) {
       case State::text:
-        if (n_calls() > 0 && at_head_ && held_.empty()) break;  // blanks behind a call
-        add(Kind::text, blanks_);
+        if ((n_calls() > 0 || after_thought_) && at_head_ && held_.empty()) break;  // blanks behind a call or a thought
+        add(Kind::text, take_blanks());
         add(Kind::text, held_);
         break;
-      case State::thought: break;
+      case State::thought:
+        think(held_);
+        break;
       case State::opened:
       case State::call: break_call(raw_); break;
       case State::list:
@@ -61,23 +68,26 @@ class MarkerParser final : public AnswerParser {
 
   void text_byte(char c) {
     if (format_.bare && at_head_ && c == '{') {
-      raw_ = std::exchange(blanks_, {}) + c;
+      raw_ = take_blanks() + c;
       state_ = State::opened;
       return opened_byte(c);
     }
     held_ += c;
-    const bool opens = held_.ends_with(format_.open), thinks = syntax_.thinks && held_.ends_with(think_open);
-    size_t kept = opens ? format_.open.size() : beginning_of(format_.open, held_);
-    if (syntax_.thinks && !opens) kept = std::max(kept, beginning_of(think_open, held_));
-    if (thinks) kept = 0;
+    if (at_head_ && !think_open_.empty() && think_open_.starts_with(held_)) {
+      if (held_.size() < think_open_.size()) return;
+      held_.clear();
+      blanks_.clear();
+      state_ = State::thought;
+      thought_begun_ = false;
+      return;
+    }
+    const bool opens = !format_.open.empty() && held_.ends_with(format_.open);
+    const size_t kept = opens ? format_.open.size() : beginning_of(format_.open, held_);
     for (const char shown : std::string_view(held_).substr(0, held_.size() - kept)) show(shown);
     held_.erase(0, held_.size() - kept);
-    if (opens) {
-      raw_ = std::exchange(blanks_, {}) + std::exchange(held_, {});
-      state_ = State::opened;
-    } else if (thinks) {
-      state_ = State::thought;
-    }
+    if (!opens) return;
+    raw_ = take_blanks() + std::exchange(held_, {});
+    state_ = State::opened;
   }
   /// Text, but for blanks that may stand before a call.
   void show(char c) {
@@ -85,20 +95,51 @@ class MarkerParser final : public AnswerParser {
       blanks_ += c;
       return;
     }
+    add(Kind::text, take_blanks());
     at_head_ = false;
-    add(Kind::text, blanks_);
     add(Kind::text, std::string_view(&c, 1));
-    blanks_.clear();
+  }
+  /// The blanks before what comes, but those behind a thought belong to its tag.
+  std::string take_blanks() {
+    std::string blanks = std::exchange(blanks_, {});
+    if (at_head_ && after_thought_) blanks.clear();
+    return blanks;
   }
 
   void thought_byte(char c) {
-    add(Kind::text, std::string_view(&c, 1));
     held_ += c;
-    if (held_.size() > think_close.size()) held_.erase(0, 1);
-    if (held_ != think_close) return;
-    held_.clear();
-    at_head_ = true;
-    state_ = State::text;
+    if (may_repeat_ && think_open_.starts_with(held_)) {
+      if (held_.size() < think_open_.size()) return;
+      held_.clear();
+      may_repeat_ = false;
+      return;
+    }
+    if (held_.ends_with(think_close_)) {
+      think(std::string_view(held_).substr(0, held_.size() - think_close_.size()));
+      held_.clear();
+      blanks_.clear();
+      at_head_ = after_thought_ = true;
+      state_ = State::text;
+      return;
+    }
+    const size_t kept = beginning_of(think_close_, held_);
+    think(std::string_view(held_).substr(0, held_.size() - kept));
+    held_.erase(0, held_.size() - kept);
+  }
+  /// More of a thought, but for blanks that may be its last; it has none before its first word.
+  void think(std::string_view text) {
+    for (const char c : text) {
+      if (is_blank(c)) {
+        if (thought_begun_) blanks_ += c;
+        continue;
+      }
+      if (!thought_begun_ && thought_) add(Kind::reasoning, between_thoughts);
+      thought_begun_ = thought_ = true;
+      may_repeat_ = false;
+      add(Kind::reasoning, blanks_);
+      add(Kind::reasoning, std::string_view(&c, 1));
+      blanks_.clear();
+    }
   }
 
   // --- inside ---
@@ -112,8 +153,10 @@ class MarkerParser final : public AnswerParser {
       state_ = State::list;
     } else if (c == '{') {
       begin(read_call_object(*this, syntax_, format_.bare), c);
-    } else if (!format_.name_close.empty()) {
+    } else if (format_.body == Body::named || format_.body == Body::parameters) {
       begin(read_named_call(*this, syntax_), c);
+    } else if (format_.body == Body::literal || format_.body == Body::python) {
+      begin(read_literal_call(*this, syntax_), c);
     } else {
       broken(c);
     }
@@ -129,6 +172,7 @@ class MarkerParser final : public AnswerParser {
     if (is_blank(c)) return;
     if (item_wanted_) {
       if (c == '{') begin(read_call_object(*this, syntax_, false), c);
+      else if (format_.body == Body::python) begin(read_literal_call(*this, syntax_), c);
       else broken(c);
     } else if (c == ',') {
       item_wanted_ = true;
@@ -154,16 +198,29 @@ class MarkerParser final : public AnswerParser {
   void close() {
     raw_.clear();
     at_head_ = true;
-    n_closed_ = 0;
-    state_ = format_.close.empty() ? State::text : State::closing;
+    after_thought_ = false;
+    closing_.clear();
+    state_ = format_.close.empty() && format_.call_close.empty() ? State::text : State::closing;
   }
 
+  /// Behind a call: the markers that end it, each of which may be missing, or another call between the same ones.
   void closing_byte(char c) {
-    if (n_closed_ == 0 && is_blank(c)) return;
-    if (c != format_.close[n_closed_]) return again();
-    if (++n_closed_ < format_.close.size()) return;
-    raw_.clear();
-    state_ = State::text;
+    if (closing_.empty() && is_blank(c)) return;
+    closing_ += c;
+    const auto may_be = [&](std::string_view marker) { return marker.starts_with(closing_); };
+    if (closing_ == format_.close) {
+      raw_.clear();
+      state_ = State::text;
+    } else if (closing_ == format_.call_close) {
+      raw_.clear();
+      closing_.clear();
+    } else if (format_.repeats && closing_ == format_.name_open) {
+      reader_ = read_named_call(*this, syntax_);
+      for (const char seen : closing_) reader_->push(seen);
+      state_ = State::call;
+    } else if (!may_be(format_.close) && !may_be(format_.call_close) && !(format_.repeats && may_be(format_.name_open))) {
+      again();
+    }
   }
 
   /// What came since the last call is something else.
@@ -185,19 +242,25 @@ class MarkerParser final : public AnswerParser {
   const AnswerSyntax& syntax_;
   const ToolCallFormat& format_;
   State state_ = State::text;
-  bool at_head_ = true;  // nothing but blanks since the beginning, a thought or a call
-  std::string blanks_;   // outside: may stand before a call
-  std::string held_;     // behind them: may become a marker; in a thought: its last bytes
+  std::string think_open_, think_close_;  // empty: no thoughts
+  bool at_head_ = true;         // nothing but blanks since the beginning, a thought or a call
+  bool after_thought_ = false;  // since a thought
+  bool thought_ = false;        // there was one that is not empty
+  bool thought_begun_ = false;  // the one under way is not empty
+  bool may_repeat_ = false;     // some models begin with the tag that the prompt ended with
+  std::string blanks_;   // outside: may stand before a call; in a thought: before its end
+  std::string held_;     // behind them: may become a marker
   std::string raw_;      // inside: the text since the blanks before the marker, or since the last call
   std::unique_ptr<CallReader> reader_;
   bool in_list_ = false, item_wanted_ = false;
   int n_in_list_ = 0;
-  size_t n_closed_ = 0;  // bytes of `close` that have come
+  std::string closing_;  // what has come of a marker behind a call
 };
 
 }  // namespace
 
 size_t beginning_of(std::string_view marker, std::string_view text) {
+  if (marker.empty()) return 0;
   for (size_t n = std::min(marker.size() - 1, text.size()); n > 0; --n) {
     if (text.substr(text.size() - n) == marker.substr(0, n)) return n;
   }
@@ -229,7 +292,7 @@ void AnswerParser::break_call(std::string_view text) {
 std::vector<AnswerPart> AnswerParser::take() { return std::exchange(parts_, {}); }
 
 std::unique_ptr<AnswerParser> make_answer_parser(const AnswerSyntax& syntax) {
-  if (syntax.format->body == ToolCallFormat::Body::harmony) return make_harmony_parser(syntax);
+  if (syntax.format != nullptr && syntax.format->body == Body::harmony) return make_harmony_parser(syntax);
   return std::make_unique<MarkerParser>(syntax);
 }
 

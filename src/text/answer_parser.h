@@ -1,4 +1,4 @@
-// Takes an answer apart as it comes: text, and calls of tools. Knows no HTTP and no tokens.
+// Takes an answer apart as it comes: text, thoughts and calls of tools. Knows no HTTP and no tokens.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "text/thought_tags.h"
 #include "text/tool_format.h"
 
 namespace engine {
@@ -28,14 +29,15 @@ struct AnswerPart {
 };
 
 struct AnswerSyntax {
-  const ToolCallFormat* format = nullptr;
+  const ToolCallFormat* format = nullptr;  // null: nothing is a call
   std::map<std::string, Json, std::less<>> functions;  // a JSON Schema of the parameters (null: none) by name; calls of others stay text
-  bool thinks = false;        // between <think> and </think> nothing is a call
-  bool begins_thinking = false;  // the prompt ended with <think>
+  const ThoughtTags* thoughts = nullptr;  // null: nothing is a thought
+  bool begins_thinking = false;           // the prompt ended inside of one
 };
 
 /// Parts depend on the text alone, not on how it is cut into pieces (neighbours of one kind joined). Nothing of the text is lost but markers around
-/// calls and blanks beside them. What looks like a call and is none (no JSON, a function that there is not, an answer cut short) stays text.
+/// calls and thoughts, and blanks beside them. A thought stands at the answer's begin, behind another one or behind a call; nothing in it is a call, and a
+/// tag elsewhere is text. What looks like a call and is none (no JSON, a function that there is not, an answer cut short) stays text.
 /// Text is held back only while it may be a marker's beginning or the blanks before it. Linear time.
 class AnswerParser {
  public:
@@ -62,7 +64,7 @@ class AnswerParser {
   int n_calls_ = 0;
 };
 
-/// `syntax` must outlive the parser; its format is not null.
+/// `syntax` must outlive the parser.
 std::unique_ptr<AnswerParser> make_answer_parser(const AnswerSyntax& syntax);
 
 }  // namespace engine

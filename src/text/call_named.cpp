@@ -1,33 +1,13 @@
 // Calls whose name stands in the markers: NAME and a JSON object, or NAME and parameters in tags.
 #include <algorithm>
 
-#include "base/error.h"
+#include "text/call_parameters.h"
 #include "text/call_readers.h"
 
 namespace engine {
 namespace {
 
 constexpr size_t max_name = 64, max_between = 100, max_key = 256;
-constexpr std::string_view parameter_open = "<parameter=", parameter_close = "</parameter>", function_close = "</function>";
-
-bool may_be_text(const Json& schema) {
-  if (!schema.is_object() || !schema.contains("type")) return false;
-  const Json& type = schema["type"];
-  return type == "string" || (type.is_array() && std::find(type.begin(), type.end(), "string") != type.end());
-}
-
-/// A parameter's text as JSON: what its schema says that it is; where that says nothing, JSON if it is.
-std::string value_of(std::string text, const Json& schema) {
-  const bool only_text = may_be_text(schema) && schema["type"].is_string();
-  if (!only_text) {
-    try {
-      const Json value = parse_json(text, "parameter");
-      if (!value.is_string() && (!may_be_text(schema) || value.is_null())) return dump_json(value);
-    } catch (const Error&) {  // text then
-    }
-  }
-  return dump_json(Json(std::move(text)));
-}
 
 class NamedReader final : public CallReader {
  public:
@@ -48,14 +28,19 @@ class NamedReader final : public CallReader {
           return name_.size() <= max_name ? Step::more : Step::wrong;
         }
         if (!syntax_.functions.contains(name_)) return Step::wrong;
-        state_ = State::between;
         seen_.clear();
+        if (format_.name_close.empty()) {
+          state_ = State::tags;
+          return tag_byte(c);
+        }
+        state_ = State::between;
         [[fallthrough]];
       case State::between:
         seen_ += c;
         if (seen_.size() > max_between) return Step::wrong;
-        if (seen_.ends_with(format_.name_close)) state_ = format_.body == ToolCallFormat::Body::parameters ? State::tags : State::before_arguments;
-        if (state_ == State::tags) seen_.clear();
+        if (!seen_.ends_with(format_.name_close)) return Step::more;
+        state_ = format_.body == ToolCallFormat::Body::parameters ? State::tags : State::before_arguments;
+        seen_.clear();
         return Step::more;
       case State::before_arguments:
         if (is_blank(c)) return Step::more;
@@ -71,49 +56,60 @@ class NamedReader final : public CallReader {
       }
       case State::tags: return tag_byte(c);
       case State::key:
-        if (c == '>') {
-          state_ = State::value;
+        key_ += c;
+        if (key_.ends_with(format_.key_close)) {
+          key_.resize(key_.size() - format_.key_close.size());
+          state_ = format_.value_open.empty() ? State::value : State::value_open;
           seen_.clear();
           return Step::more;
         }
-        key_ += c;
-        return key_.size() <= max_key && c != '\n' && c != '<' ? Step::more : Step::wrong;
+        return key_.size() <= max_key && c != '\n' ? Step::more : Step::wrong;
+      case State::value_open:
+        if (seen_.empty() && is_blank(c)) return Step::more;
+        seen_ += c;
+        if (!format_.value_open.starts_with(seen_)) return Step::wrong;
+        if (seen_ == format_.value_open) {
+          state_ = State::value;
+          seen_.clear();
+        }
+        return Step::more;
       case State::value:
         seen_ += c;
-        if (seen_.ends_with(parameter_close)) add_parameter();
+        if (seen_.ends_with(format_.value_close)) add_parameter();
         return Step::more;
     }
     return Step::wrong;
   }
 
  private:
-  enum class State : uint8_t { name_open, name, between, before_arguments, arguments, tags, key, value };
+  enum class State : uint8_t { name_open, name, between, before_arguments, arguments, tags, key, value_open, value };
 
   Step tag_byte(char c) {
     if (seen_.empty() && is_blank(c)) return Step::more;
     seen_ += c;
-    if (seen_ == function_close) {
+    if (seen_ == format_.call_close) {
       if (n_parameters_ == 0) out_.begin_call(name_), out_.add_arguments("{");
       out_.add_arguments("}");
       return Step::done;
     }
-    if (seen_ == parameter_open) {
+    if (seen_ == format_.key_open) {
       state_ = State::key;
       key_.clear();
       return Step::more;
     }
-    return function_close.starts_with(seen_) || parameter_open.starts_with(seen_) ? Step::more : Step::wrong;
+    return format_.call_close.starts_with(seen_) || format_.key_open.starts_with(seen_) ? Step::more : Step::wrong;
   }
 
   void add_parameter() {
-    std::string_view text = std::string_view(seen_).substr(0, seen_.size() - parameter_close.size());
-    if (text.starts_with('\n')) text.remove_prefix(1);
-    if (text.ends_with('\n')) text.remove_suffix(1);
+    std::string_view text = std::string_view(seen_).substr(0, seen_.size() - format_.value_close.size());
+    if (format_.value_lines) {
+      if (text.starts_with('\n')) text.remove_prefix(1);
+      if (text.ends_with('\n')) text.remove_suffix(1);
+    }
     const Json& parameters = syntax_.functions.find(name_)->second;
-    const Json properties = parameters.is_object() ? parameters.value("properties", Json()) : Json();
-    const Json schema = properties.is_object() ? properties.value(key_, Json()) : Json();
+    const ParameterForm form = parameter_form(parameters, parameter_schema(parameters, key_));
     if (n_parameters_ == 0) out_.begin_call(name_);
-    out_.add_arguments((n_parameters_ == 0 ? "{" : ", ") + dump_json(Json(key_)) + ": " + value_of(std::string(text), schema));
+    out_.add_arguments((n_parameters_ == 0 ? "{" : ", ") + dump_json(Json(key_)) + ": " + parameter_value(std::string(text), form));
     ++n_parameters_;
     state_ = State::tags;
     seen_.clear();

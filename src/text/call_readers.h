@@ -22,6 +22,8 @@ class CallReader {
 std::unique_ptr<CallReader> read_call_object(AnswerParser& out, const AnswerSyntax& syntax, bool only_usual_keys);
 /// Formats with Body::named and Body::parameters, from behind `open` to the end of the arguments.
 std::unique_ptr<CallReader> read_named_call(AnswerParser& out, const AnswerSyntax& syntax);
+/// Formats with Body::python and Body::literal: one call, without the brackets of a list.
+std::unique_ptr<CallReader> read_literal_call(AnswerParser& out, const AnswerSyntax& syntax);
 
 std::unique_ptr<AnswerParser> make_harmony_parser(const AnswerSyntax& syntax);
 

@@ -52,6 +52,21 @@ class Lines(Case):
         self.assertIn("max_new_tokens", result.err)
         self.assertIn("\n256 tokens", "\n" + self.succeeds(self.chat("one", flags=["eos_token_id=None"])).err)
 
+    def test_thoughts_are_no_part_of_the_answer(self):
+        says = [("<think>", True), "\nHm,", " two.\n", ("</think>", True), "\n\nIt is", " 4."]
+        template = tiny_model.CHATML + "{# </think> #}"
+        path = os.path.join(HERE, "thoughts.json")
+        result = self.succeeds(self.chat("one", "!save " + path, name="thinks", says=says, template=template))
+        self.assertEqual(result.out, "It is 4.\n")
+        with open(path) as file:
+            history = json.load(file)["chat_history"]
+        self.assertEqual(history[1], {"role": "assistant", "content": "It is 4.", "reasoning_content": "Hm, two."})
+        self.assertEqual(self.succeeds(self.chat("one", "!load " + path, "two", name="thinks")).out, "It is 4.\n" * 2)
+        # GPT-OSS's channels.
+        says = [("<|channel|>", True), "analysis", ("<|message|>", True), "Hm.", ("<|end|>", True), "<|start|>assistant<|channel|>final<|message|>", "It is 4."]
+        template = tiny_model.CHATML + "{# <|channel|> <|message|> functions. #}"
+        self.assertEqual(self.succeeds(self.chat("one", name="channels", says=says, template=template)).out, "It is 4.\n")
+
     def test_commands_write_to_stderr(self):
         result = self.succeeds(self.chat("!help", "/help", "!status", "!tokens", "!system", "!multiline"))
         self.assertEqual(result.out, "")

@@ -10,6 +10,7 @@ import subprocess
 import time
 import unittest
 
+import tiny_model
 from harness import ENGINE, ENVIRONMENT, HERE, Case, fixture, main, model
 from hub_server import Hub
 
@@ -295,6 +296,14 @@ class Terminal(Case):
         self.start(environment="NO_COLOR=1")
         self.say("Hi")
         self.assertNotIn("\x1b[", self.screen("-e"))
+
+    def test_thoughts_are_dim(self):
+        says = ["<think>\nHm,", " two", ".\n</think>", "\n\nIt is", " 4."]
+        self.start("max_new_tokens=3", name="thinks", says=says, template=tiny_model.CHATML + "{# </think> #}")
+        self.say("go", r"\nHm, two\.\n3 tokens.*\ncut at max_new_tokens; go on\? \[y/N\]$")
+        self.assertIn("\x1b[2mHm,", self.screen("-e"))
+        self.say("y", r"\nIt is 4\.\n3 tokens.*\n>$")
+        self.assertEqual(self.saved()[1], {"role": "assistant", "content": "It is 4.", "reasoning_content": "Hm, two."})
 
     def test_terminal_without_a_cursor(self):
         self.start(environment="TERM=dumb")

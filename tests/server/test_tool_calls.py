@@ -22,6 +22,14 @@ FORMATS = {
     "command-r7b": '<|START_ACTION|>[{"tool_name": NAME}]<|END_ACTION|>',
     "nemotron": '<TOOLCALL>[]</TOOLCALL>',
     "functionary": '<function=NAME></function>',
+    "qwen3-coder": '<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>',
+    "seed": '<seed:tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></seed:tool_call>',
+    "glm": '<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>',
+    "minimax": '<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke></minimax:tool_call>',
+    "deepseek-v3": '<｜tool▁calls▁begin｜>```json',
+    "deepseek-v3.1": '<｜tool▁calls▁begin｜>',
+    "kimi-k2": '<|tool_calls_section_begin|>',
+    "phi4": '<|tool_call|><|/tool_call|>',
     "harmony": '<|channel|>commentary to=functions.NAME <|message|>',
 }
 
@@ -201,6 +209,14 @@ class AskedFor(unittest.TestCase):
                 self.assertEqual((choice["finish_reason"], choice["message"]["content"]), ("tool_calls", "Well"), choice)
                 self.assertTrue(satisfies(json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"]), PARAMETERS), choice)
 
+    def test_a_template_with_its_own_name_for_tools(self):
+        template = "{% if xml_tools %}{{ xml_tools[:] | tojson }}<tool_call>{\"name\": NAME, \"arguments\": A}</tool_call>{% endif %}" + s.tiny_model.CHATML
+        with s.Server(s.tiny_model.write(os.path.join(s.SCRATCH, "named"), context=40000, template=template)) as server:
+            rendered = server.post("/apply-template", {"messages": USER, "tools": [NOW]})[1]["prompt"]
+            self.assertTrue(rendered.startswith('[{"type": "function", "function": {"name": "now"}}]<tool_call>'), rendered)
+            self.assertEqual(server.chat(tools=[NOW], tool_choice="required", parallel_tool_calls=False, max_tokens=300)[1]["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "now")
+            self.assertNotIn("now", server.post("/apply-template", {"messages": USER, "tools": [NOW], "tool_choice": "none"})[1]["prompt"])
+
     def test_refusals(self):
         def refusal(server, **fields):
             status, body = server.post("/v1/chat/completions", {"messages": USER, "max_tokens": 1, **fields})
@@ -218,6 +234,9 @@ class AskedFor(unittest.TestCase):
             for bad in ("any", 5, {"type": "function"}, {"type": "function", "function": {"name": 5}}, {"type": "allowed_tools"}):
                 self.assertIn("tool_choice", refusal(server, tools=[NOW], tool_choice=bad))
             self.assertIn("parallel_tool_calls", refusal(server, tools=[NOW], parallel_tool_calls="no"))
+        with s.Server(s.tiny_model.write(os.path.join(s.SCRATCH, "unasked"), context=40000, template=template("<start_function_call>"))) as server:
+            self.assertIn("cannot be asked for", refusal(server, tools=[NOW], tool_choice="required"))
+            self.assertEqual(server.chat(tools=[NOW], max_tokens=3)[1]["choices"][0]["message"]["content"], "ABC")
         with s.Server(s.tiny_model.write(os.path.join(s.SCRATCH, "unknown"), template=template("nothing"))) as server:
             self.assertIn("not known", refusal(server, tools=[NOW], tool_choice="required"))
             self.assertEqual(server.chat(tools=[NOW], max_tokens=3)[1]["choices"][0]["message"]["content"], "ABC")

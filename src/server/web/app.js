@@ -46,7 +46,8 @@ function validChats(chats) {
   return chats.filter((c) => c && Array.isArray(c.messages)).map((c) => ({
     id: String(c.id || newId()), title: String(c.title || 'Chat'), system: String(c.system || ''),
     messages: c.messages.filter((m) => m && typeof m.content === 'string' && ['user', 'assistant'].includes(m.role))
-      .map((m) => ({ role: m.role, content: m.content, note: typeof m.note === 'string' ? m.note : '', tokens: Number(m.tokens) || 0 })),
+      .map((m) => ({ role: m.role, content: m.content, note: typeof m.note === 'string' ? m.note : '', tokens: Number(m.tokens) || 0,
+        ...(typeof m.reasoning === 'string' && { reasoning: m.reasoning }) })),
   }));
 }
 
@@ -74,8 +75,16 @@ function drawList() {
 
 function drawBody(body, message) {
   if (message.role === 'user') body.textContent = message.content;
-  else body.replaceChildren(...Markdown.render(message.content));
+  else body.replaceChildren(...thoughtOf(message), ...Markdown.render(message.content));
   if (message.role !== 'user') for (const pre of body.querySelectorAll('pre')) withCopyButton(pre);
+}
+
+// Open until the answer itself begins.
+function thoughtOf(message) {
+  if (!message.reasoning) return [];
+  const thought = el('details', { class: 'thought' }, el('summary', {}, 'Thoughts'), message.reasoning);
+  thought.open = message.content === '';
+  return [thought];
 }
 
 function withCopyButton(pre) {
@@ -217,8 +226,9 @@ async function answer() {
           ` (${event.usage.prompt_tokens_details.cached_tokens} cached)`;
       }
       for (const choice of event.choices) {
-        if (!choice.delta.content) continue;
-        message.content += choice.delta.content;
+        if (!choice.delta.content && !choice.delta.reasoning_content) continue;
+        message.content += choice.delta.content || '';
+        if (choice.delta.reasoning_content) message.reasoning = (message.reasoning || '') + choice.delta.reasoning_content;
         n++;
         first = first || performance.now();
         const seconds = (performance.now() - first) / 1000;

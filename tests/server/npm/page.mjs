@@ -101,6 +101,19 @@ const tests = {
     assert.equal(await page.evaluate(() => window.hacked), undefined);
     await page.screenshot({ path: folder + '/markdown.png' });
   },
+  async 'thoughts, apart from the answer'() {
+    const deltas = [{ role: 'assistant', content: '' }, { reasoning_content: 'Hm **2**' }, { reasoning_content: ' + 2.' }, { content: 'It is 4.' }];
+    const events = deltas.map((delta) => 'data: ' + JSON.stringify({ choices: [{ index: 0, delta }] }) + '\n\n').join('') + 'data: [DONE]\n\n';
+    await page.route('**/v1/chat/completions', (route) => route.fulfill({ status: 200, contentType: 'text/event-stream', body: events }));
+    await page.getByRole('button', { name: 'New chat' }).first().click();
+    await send('what is 2 + 2');
+    await idle();
+    await page.unroute('**/v1/chat/completions');
+    const thought = answers().last().locator('details');
+    assert.equal(await thought.textContent(), 'ThoughtsHm **2** + 2.');
+    assert.equal(await thought.evaluate((e) => e.open), false);
+    assert.ok((await answers().last().locator('p').textContent()).includes('It is 4.'));
+  },
   async 'export and import'() {
     const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Export' }).click()]);
     const path = folder + '/chats.json';
