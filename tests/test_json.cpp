@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <chrono>
+#include <ctime>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -87,12 +88,12 @@ TEST_CASE("parse_json takes linear time in the members of an object") {
   std::string text = "{";
   for (int i = 0; i < n; ++i) text += (i > 0 ? ",\"tensor." : "\"tensor.") + std::to_string(i) + "\":" + std::to_string(i);
   text += "}";
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // of the processor: other programs' time does not count
   const Json j = parse_json(text, "F", true);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   CHECK(j.size() == n);
   CHECK(j.back() == n - 1);
-  CHECK(seconds.count() < 5);  // quadratic: minutes
+  CHECK(seconds < 5);  // quadratic: minutes
   text.back() = ',';
   CHECK(error_of(text + "\"tensor.777\":0}", true).find("tensor.777") != std::string::npos);
   const Json last_wins = parse_json(text + "\"tensor.777\":0}", "F");

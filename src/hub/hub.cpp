@@ -12,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <system_error>
 #include <thread>
 
 #include "base/hub_cache.h"
@@ -284,7 +285,13 @@ class Fetcher {
     const size_t n_threads = std::min(files_.size(), static_cast<size_t>(server_.options.connections));
     running_ = n_threads;
     std::vector<std::thread> threads;
-    for (size_t i = 0; i < n_threads; ++i) threads.emplace_back([this] { work(); });
+    try {
+      while (threads.size() < n_threads) threads.emplace_back([this] { work(); });
+    } catch (const std::system_error& error) {  // a limit of threads or memory: fewer connections will do
+      if (threads.empty()) throw Error(std::string("cannot start a thread: ") + error.what());
+      const std::lock_guard lock(mutex_);
+      running_ -= n_threads - threads.size();
+    }
     {
       std::unique_lock lock(mutex_);
       while (running_ > 0) {

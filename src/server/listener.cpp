@@ -174,7 +174,8 @@ void Listener::serve_in_thread(const Serve& serve, int fd) {
     open_.insert(fd);
     ++n_connections_;
   }
-  const auto body = [this, &serve, fd] {
+  // With a copy of `serve`: run() may have returned before a thread gets to it.
+  const auto body = [this, serve, fd] {
     serve(fd, peer_of(fd));
     linger(fd);
     const std::lock_guard lock(mutex_);

@@ -19,7 +19,7 @@ atexit.register(shutil.rmtree, HERE, ignore_errors=True)
 ENVIRONMENT = {
     "PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": os.path.join(HERE, "home"), "LC_ALL": "C.UTF-8", "TERM": "xterm-256color",
 }
-for name in ("ENGINE_ISA", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TMPDIR", "QEMU_CPU"):
+for name in ("ENGINE_ISA", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "TMPDIR", "QEMU_CPU"):
     if name in os.environ:
         ENVIRONMENT[name] = os.environ[name]
 os.makedirs(ENVIRONMENT["HOME"], exist_ok=True)
