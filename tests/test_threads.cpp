@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <atomic>
 #include <numeric>
 #include <vector>
@@ -74,6 +75,40 @@ TEST_CASE("Loops follow each other without mixing: each sees all that the one be
       for (int64_t value : a) wrong += value != 51;
     }
     CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("for_tapered covers every index exactly once, and begins where first_chunk says, whatever the workers' speeds") {
+  for (int n_threads : {1, 2, 3, 5, 8}) {
+    Team team(n_threads);
+    for (const auto& [n, unit, largest] : std::vector<std::array<int64_t, 3>>{
+             {0, 32, 100}, {1, 32, 32}, {31, 32, 64}, {64, 64, 64}, {896, 32, 896}, {1000, 1, 7}, {4864, 32, 4864}, {4864, 64, 64}, {100'001, 32, 100'001}}) {
+      CAPTURE(n_threads);
+      CAPTURE(n);
+      CAPTURE(unit);
+      for (int run = 0; run < 4; ++run) {  // shares change from run to run
+        std::vector<std::atomic<int>> seen(n);
+        std::atomic<int> bad{0};
+        team.run([&](Worker& w) {
+          for (int loop = 0; loop < 3; ++loop) {
+            const Worker::FirstChunk first = w.first_chunk(n, unit, largest);
+            w.read_ahead({reinterpret_cast<const char*>(seen.data()), 64, std::min<int64_t>(n, 640)});
+            bool is_first = true;
+            w.for_tapered(n, unit, largest, [&](int64_t begin, int64_t end) {
+              if (is_first && first.begin < first.end && (begin != first.begin || end != first.end)) ++bad;
+              if (begin % unit != 0 || (end % unit != 0 && end != n) || end - begin > std::max(unit, largest)) ++bad;
+              is_first = false;
+              for (int64_t i = begin; i < end; ++i) ++seen[i];
+              for (volatile int64_t spin = 0; w.index() % 2 == 1 && spin < 3 * (end - begin); spin = spin + 1) {}  // a slow core
+            });
+          }
+        });
+        int wrong = 0;
+        for (const auto& s : seen) wrong += s != 3;
+        CHECK(wrong == 0);
+        CHECK(bad == 0);
+      }
+    }
   }
 }
 
