@@ -36,6 +36,7 @@ void parse_gemma2(const ConfigReader& config, ModelSpec& spec) {
 
 void parse_gemma3(const ConfigReader& config, ModelSpec& spec) {
   parse_gemma(config, spec);
+  spec.attention_softcap = 0;  // Gemma3TextConfig has attn_logit_softcapping too, but nothing reads it
   spec.qk_norm = QkNorm::per_head;
   const int window = static_cast<int>(config.integer_or("sliding_window", 0, 1, 1 << 30));
   if (!parse_layer_types(config, spec, window)) {
