@@ -115,13 +115,35 @@ Json config_of(const Shape4& s) {
 
 TEST_CASE("own goldens: logits and greedy ids on every level") {
   const auto directories = golden_directories(data_file("models"));
-  REQUIRE(directories.size() >= 25);
+  REQUIRE(directories.size() >= 28);
   for (const std::string& directory : directories) check_decoder(directory);
 }
 
 TEST_CASE("own goldens: the oracle agrees with Transformers") {
   // Transformers computes norms and rotary angles in float32 even when the rest is float64.
   for (const std::string& directory : golden_directories(data_file("models"))) check_oracle(directory, 2e-5);
+}
+
+TEST_CASE("text models beside parts for images: the names of Transformers 5 too") {
+  for (const char* name : {"gemma3-images", "mistral3-images"}) {
+    CAPTURE(std::string(name));
+    const std::string from = data_file(std::string("models/") + name);
+    const SafetensorsFile file(from + "/model.safetensors");
+    std::vector<NamedTensor> tensors;
+    for (const auto& [stored, view] : file.tensors()) {
+      constexpr std::string_view outer = "language_model.";
+      std::string renamed = stored.starts_with(outer) ? stored.substr(outer.size()) : "model." + stored;
+      if (stored.starts_with(outer) && renamed.starts_with("model.")) renamed.insert(6, outer);
+      tensors.push_back({renamed, view});
+    }
+    const TempDir dir;
+    write_safetensors(dir.file("model.safetensors"), tensors);
+    std::filesystem::copy_file(from + "/config.json", dir.file("config.json"));
+    const Reference reference(from);
+    const auto model = Model::load(dir.path());
+    CHECK(model->wrapped());
+    CHECK(relative_difference(Rig(model, 1).logits(reference.prompts[0]), reference.of_prompt(0)) < tolerance);
+  }
 }
 
 TEST_CASE("shared goldens: logits and greedy ids on every level") {

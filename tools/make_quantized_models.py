@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import sys
+import types
 
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -207,6 +208,50 @@ def scaled(scale_name, block, dtype=torch.float8_e4m3fn, scale_dtype=torch.float
     return pack
 
 
+def ct_integers(bits, group, packed, symmetric=True, act_order=False, scale_dtype=torch.float16):
+    """group 0: a scale for each row. Ranges as observers find them: symmetric ones end at -2^(bits - 1) on one side."""
+
+    def words(values):  # [n, m] signed -> I32 [n, ceil(m * bits / 32)]
+        per_word = 32 // bits
+        unsigned = torch.nn.functional.pad(values.to(torch.int64) + 2 ** (bits - 1), (0, -values.shape[1] % per_word))
+        out = sum(unsigned[:, i::per_word] << (bits * i) for i in range(per_word))
+        return torch.where(out >= 2**31, out - 2**32, out).to(torch.int32)
+
+    def pack(name, w, out):
+        n_out, n_in = w.shape
+        size = group or n_in
+        order = torch.randperm(n_in, generator=torch.Generator().manual_seed(len(name))) if act_order else torch.arange(n_in)
+        g = w.float()[:, order].reshape(n_out, n_in // size, size)
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        if symmetric:
+            scales = (g.abs().amax(-1) / ((high - low) / 2)).to(scale_dtype)
+            zeros = torch.zeros(scales.shape, dtype=torch.int8)
+        else:
+            least, most = g.amin(-1).clamp(max=0), g.amax(-1).clamp(min=0)
+            scales = ((most - least) / (high - low)).to(scale_dtype)
+            zeros = (low - torch.round(least / scales.float())).clamp(low, high).to(torch.int8)
+        q = (torch.round(g / scales.float()[..., None]) + zeros[..., None]).clamp(low, high).reshape(n_out, n_in)[:, torch.argsort(order)].to(torch.int8)
+        g_idx = (torch.argsort(order) // size).int()
+        if packed:
+            out[name + "_packed"] = words(q)
+            out[name + "_shape"] = torch.tensor([n_out, n_in])
+        else:
+            out[name] = q
+        out[name + "_scale"] = scales
+        if not symmetric:
+            out[name + "_zero_point"] = words(zeros.T).T.contiguous() if packed else zeros
+        if act_order:
+            out[name + "_g_idx"] = g_idx
+        return (q.int() - zeros.int()[:, g_idx]).float() * scales.float()[:, g_idx]
+
+    weights = dict(num_bits=bits, symmetric=symmetric, strategy="group" if group else "channel", group_size=group or None,
+                   actorder="group" if act_order else None)
+    config = compressed("pack-quantized" if packed else "int-quantized", "int", **weights)
+    if packed:
+        config["config_groups"]["group_0"]["input_activations"] = None
+    return config, pack
+
+
 def compressed(format, kind, strategy, **more):
     weights = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": strategy, "dynamic": False, "observer": "minmax", "group_size": None,
                "block_structure": None, "actorder": None, "observer_kwargs": {}, **more}
@@ -237,6 +282,12 @@ FORMATS = {
                            scaled("_scale", (1, 0))),
     "ct-float-channel": lambda: (compressed("float-quantized", "float", "channel"), scaled("_scale", (1, 0), scale_dtype=torch.bfloat16)),
     "ct-float-block": lambda: (compressed("float-quantized", "float", "block", block_structure=[32, 24]), scaled("_scale", (32, 24))),
+    "ct-pack-int4": lambda: ct_integers(4, 32, True),
+    "ct-pack-int4-asymmetric": lambda: ct_integers(4, 32, True, symmetric=False),
+    "ct-pack-int4-act-order": lambda: ct_integers(4, 32, True, act_order=True),
+    "ct-pack-int8-channel": lambda: ct_integers(8, 0, True, scale_dtype=torch.bfloat16),
+    "ct-int8-channel": lambda: ct_integers(8, 0, False, scale_dtype=torch.bfloat16),
+    "ct-int8-channel-asymmetric": lambda: ct_integers(8, 0, False, symmetric=False),
     "ct-naive-int8": lambda: (compressed("naive-quantized", "int", "tensor"),
                               scaled("_scale", (0, 0), dtype=torch.int8, scale_dtype=torch.bfloat16, shape=(1,))),
 }
@@ -287,17 +338,27 @@ ADAPTERS = {
                  dict(r=3, lora_alpha=5, use_rslora=True, rank_pattern={"layers.1.self_attn.k_proj": 2, "o_proj": 5},
                       alpha_pattern={"layers.1.self_attn.k_proj": 7}),
                  lambda module: 2 if module.endswith("layers.1.self_attn.k_proj") else 5 if module.endswith("o_proj") else 3),
+    # Experts that are modules of their own, as Transformers 4 has them and the checkpoint too.
+    "experts": ("mixtral", ["q_proj", "w1", "w2", "w3"], dict(r=2, lora_alpha=6), lambda module: 2),
     "fused": ("phi3", ["qkv_proj", "gate_up_proj"], dict(r=2, lora_alpha=4), lambda module: 2),
 }
 
 
 def build_adapter(name, out, models):
     base, targets, settings, rank_of = ADAPTERS[name]
-    model = transformers.AutoModelForCausalLM.from_pretrained(os.path.join(models, base), dtype=torch.float64, attn_implementation="eager").eval()
+    more = {"experts_implementation": "eager"} if "w1" in targets else {}
+    model = transformers.AutoModelForCausalLM.from_pretrained(os.path.join(models, base), dtype=torch.float64, attn_implementation="eager", **more).eval()
     generator = torch.Generator().manual_seed(11)
     tensors = {}
     with torch.no_grad():
-        for module, layer in model.named_modules():
+        modules = list(model.named_modules())
+        for i, layer in enumerate(model.model.layers if "w1" in targets else []):  # Transformers 5 stacks them
+            stack = layer.mlp.experts
+            for e in range(stack.num_experts):
+                gate, up = stack.gate_up_proj[e].chunk(2)
+                for part, weight in [("w1", gate), ("w3", up), ("w2", stack.down_proj[e])]:
+                    modules.append((f"model.layers.{i}.block_sparse_moe.experts.{e}.{part}", types.SimpleNamespace(weight=weight)))
+        for module, layer in modules:
             if module.split(".")[-1] not in targets:
                 continue
             r = rank_of(module)

@@ -104,6 +104,12 @@ MODELS = {
                                rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "beta_fast": 8.0,
                                                 "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 64},
                                tie_word_embeddings=False), dict(dtype="bfloat16")),
+    # Chunks shorter than the prompt, layer 1 without position embedding and with growing queries, layer 0 dense.
+    "llama4": ("Llama4", dict(vocab_size=96, hidden_size=32, intermediate_size=12, intermediate_size_mlp=36, num_hidden_layers=3,
+                              num_attention_heads=4, num_key_value_heads=2, head_dim=10, max_position_embeddings=256, num_local_experts=5,
+                              num_experts_per_tok=2, moe_layers=[1, 2], no_rope_layers=[1, 0, 1], attention_chunk_size=7, floor_scale=5,
+                              attn_scale=0.3, rope_parameters=default_rope(1e4), tie_word_embeddings=False),
+               dict(dtype="bfloat16", config_class="Llama4TextConfig")),
     "granite-moe": ("GraniteMoe", dict(vocab_size=96, hidden_size=32, intermediate_size=20, num_hidden_layers=2,
                                        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
                                        num_local_experts=5, num_experts_per_tok=2, embedding_multiplier=6.0,
@@ -140,6 +146,27 @@ MODELS = {
                                 num_key_value_heads=2, max_position_embeddings=256, embedding_multiplier=6.0,
                                 attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=4.0,
                                 rope_parameters=default_rope(1e4), tie_word_embeddings=True), dict(dtype="bfloat16", legacy=True)),
+    # Text models inside models that see images; the goldens are of text alone.
+    "llama4-images": ("Llama4", dict(vocab_size=96, hidden_size=32, intermediate_size=12, intermediate_size_mlp=36, num_hidden_layers=2,
+                                     num_attention_heads=4, num_key_value_heads=1, head_dim=8, max_position_embeddings=256,
+                                     num_local_experts=3, num_experts_per_tok=1, interleave_moe_layer_step=2, no_rope_layer_interval=2,
+                                     attention_chunk_size=6, use_qk_norm=False, rope_parameters=default_rope(1e4)),
+                      dict(dtype="bfloat16", config_class="Llama4TextConfig", images=dict(
+                          hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vision_output_dim=8, image_size=28,
+                          patch_size=14, projector_input_dim=8, projector_output_dim=8))),
+    "gemma3-images": ("Gemma3", dict(vocab_size=96, hidden_size=24, intermediate_size=36, num_hidden_layers=2, num_attention_heads=3,
+                                     num_key_value_heads=1, head_dim=12, max_position_embeddings=256, sliding_window=6,
+                                     query_pre_attn_scalar=10, layer_types=["sliding_attention", "full_attention"],
+                                     rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+                                                      "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
+                      dict(dtype="bfloat16", config_class="Gemma3TextConfig", images=dict(
+                          hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=28, patch_size=14))),
+    "mistral3-images": ("Mistral3", dict(vocab_size=96, hidden_size=32, intermediate_size=42, num_hidden_layers=2, num_attention_heads=4,
+                                         num_key_value_heads=2, head_dim=12, max_position_embeddings=256, sliding_window=None,
+                                         rope_parameters=default_rope(1e4), tie_word_embeddings=False),
+                        dict(dtype="bfloat16", config_class="MistralConfig", images=dict(
+                            hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=28, patch_size=14,
+                            head_dim=4))),
     "olmo2": ("Olmo2", dict(vocab_size=96, hidden_size=30, intermediate_size=44, num_hidden_layers=2, num_attention_heads=3,
                             num_key_value_heads=1, max_position_embeddings=256, rope_parameters=default_rope(5e5),
                             tie_word_embeddings=False), dict(dtype="bfloat16")),
@@ -190,14 +217,14 @@ def init_weights(model, config, generator):
                 normal(0.3)
             elif name.endswith("sinks"):
                 normal(1.0, 1.0)
-            elif name == "model.norm.weight":
+            elif name in ("model.norm.weight", "language_model.model.norm.weight", "model.language_model.norm.weight"):
                 mean = spread if config.tie_word_embeddings else 1.0
                 normal(0.2 * mean, mean - 1.0 if gemma else mean)
             elif "norm" in name:
                 normal(0.2, 0.0 if gemma else 1.0)
             elif "q_proj" in name or "k_proj" in name or "qkv_proj" in name:  # scores with a standard deviation of about 2
                 normal(1.4 / math.sqrt(d_model))
-            elif config.model_type == "gpt_oss" and "experts" in name:  # stored as [experts, inputs, outputs]
+            elif config.model_type in ("gpt_oss", "llama4_text") and "experts" in name:  # stored as [experts, inputs, outputs]
                 normal(1.0 / math.sqrt(p.shape[-2]))
             else:
                 normal(1.0 / math.sqrt(p.shape[-1]))
@@ -209,13 +236,15 @@ def router_margin(model):
 
 
 def hook_routers(model, config):
-    top_k = getattr(config, "num_experts_per_tok", None)
+    ffn = getattr(config, "ffn_config", None)  # DBRX
+    top_k = ffn.moe_top_k if ffn else getattr(config, "num_experts_per_tok", None)
+    n_experts = ffn.moe_num_experts if ffn else getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
     model._router_margins = []
 
-    n_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
-
-    def hook(_module, _inputs, output):
-        logits = next(x for x in output if torch.is_tensor(x) and x.dim() == 2 and x.shape[1] == n_experts)
+    def hook(module, _inputs, output):
+        if module.__class__.__name__ == "Llama4Router":
+            output = output[1]  # the logits; what comes first is masked
+        logits = next(x for x in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(x) and x.dim() == 2 and x.shape[1] == n_experts)
         ranked = torch.sort(logits.reshape(-1, logits.shape[-1]), dim=-1, descending=True).values
         model._router_margins.append((ranked[:, top_k - 1] - ranked[:, top_k]).min().item())
 
@@ -263,15 +292,21 @@ def save(model, config, directory, how):
 def build(name, out):
     family, arguments, how = MODELS[name]
     config_class = getattr(transformers, how.get("config_class", family + "Config"))
-    model_class = getattr(transformers, family + "ForCausalLM")
+    model_class = getattr(transformers, family + ("ForConditionalGeneration" if "images" in how else "ForCausalLM"))
     arguments = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, **arguments}
     for seed in range(1000):
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         config = config_class(**arguments)
+        if "images" in how:
+            outer = getattr(transformers, family + "Config")
+            vision = {"Gemma3": "SiglipVisionConfig", "Llama4": "Llama4VisionConfig", "Mistral3": "PixtralVisionConfig"}[family]
+            config = outer(text_config=config, vision_config=getattr(transformers, vision)(**how["images"]),
+                           tie_word_embeddings=config.tie_word_embeddings)
         config._attn_implementation = "eager"
         config._experts_implementation = "eager"
         model = model_class(config).eval()
+        config = config.get_text_config()
         init_weights(model, config, generator)
         with torch.no_grad():  # the parameters alone: the rotary frequencies are a buffer that must not be rounded
             for p in model.parameters():

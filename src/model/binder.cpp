@@ -48,7 +48,17 @@ Binder::Layout Binder::wanted_layout(const MatrixSource& source, Precision preci
 }
 
 Binder::Binder(Model& model, const Checkpoint& checkpoint, const LoadOptions& options, const Importer* importer, Adapter* adapter)
-    : model_(model), checkpoint_(checkpoint), options_(options), importer_(importer), adapter_(adapter) {}
+    : model_(model), checkpoint_(checkpoint), options_(options), importer_(importer), adapter_(adapter) {
+  if (!model.wrapped_) return;
+  names_ = checkpoint.find("model.language_model.embed_tokens.weight") != nullptr ? Names::inner_prefix : Names::outer_prefix;
+}
+
+std::string Binder::stored_name(const std::string& name) const {
+  constexpr std::string_view model = "model.";
+  if (names_ == Names::outer_prefix) return "language_model." + name;
+  if (names_ == Names::inner_prefix && name.starts_with(model)) return "model.language_model." + name.substr(model.size());
+  return name;
+}
 
 size_t Binder::converted_bytes(const kernels::Matrix& m) {
   if (!kernels::is_packed(m.format)) return align64(static_cast<size_t>(m.n_rows * m.n_cols * kernels::element_bytes(m.format)));
@@ -79,13 +89,13 @@ void Binder::reserve(size_t n_bytes) {
 }
 
 const TensorView* Binder::expect(const std::string& name, const Shape& shape, DType dtype) {
-  const TensorView* t = checkpoint_.find(name);
+  const TensorView* t = find(name);
   if (t == nullptr) {
-    problems_.push_back(name + " is missing");
+    problems_.push_back(stored_name(name) + " is missing");
   } else if (t->shape != shape) {
-    problems_.push_back(name + " expected " + shape_string(shape) + ", got " + shape_string(t->shape));
+    problems_.push_back(stored_name(name) + " expected " + shape_string(shape) + ", got " + shape_string(t->shape));
   } else if (t->dtype != dtype) {
-    problems_.push_back(name + " expected " + std::string(dtype_name(dtype)) + ", got " + std::string(dtype_name(t->dtype)));
+    problems_.push_back(stored_name(name) + " expected " + std::string(dtype_name(dtype)) + ", got " + std::string(dtype_name(t->dtype)));
   } else {
     return t;
   }
@@ -93,9 +103,9 @@ const TensorView* Binder::expect(const std::string& name, const Shape& shape, DT
 }
 
 const TensorView* Binder::expect(const std::string& name, const Shape& shape) {
-  const TensorView* t = checkpoint_.find(name);
+  const TensorView* t = find(name);
   if (t != nullptr && t->shape == shape && !is_float(t->dtype)) {
-    problems_.push_back(name + " expected F32, BF16 or F16, got " + std::string(dtype_name(t->dtype)));
+    problems_.push_back(stored_name(name) + " expected F32, BF16 or F16, got " + std::string(dtype_name(t->dtype)));
     return nullptr;
   }
   return expect(name, shape, t != nullptr ? t->dtype : DType::f32);
@@ -110,10 +120,10 @@ const TensorView* Binder::expect_scales(const std::string& name, const Shape& sh
 void Binder::matrix(kernels::Matrix& out, const std::string& name, int64_t n_rows, int64_t n_cols, const Rows& rows,
                     Precision precision) {
   const Shape stored = rows.stored.empty() ? Shape{n_rows, n_cols} : rows.stored;
-  const bool imported = importer_ != nullptr && importer_->holds(*this, name), adapted = adapter_ != nullptr && adapter_->has(name);
+  const bool imported = importer_ != nullptr && importer_->holds(*this, name), adapted = adapter_ != nullptr && adapter_->has(stored_name(name));
   const TensorView* t = imported ? nullptr : expect(name, stored);
   if (options_.bound != nullptr) {
-    options_.bound->push_back({&out, name, rows.first, rows.step, precision == Precision::output, precision == Precision::exact, {}});
+    options_.bound->push_back({&out, stored_name(name), rows.first, rows.step, precision == Precision::output, precision == Precision::exact, {}});
   }
   if (!imported && !adapted) {
     if (t != nullptr) matrix(out, stored_rows(*t, rows.first, n_rows, rows.step), n_rows, n_cols, precision);
@@ -128,7 +138,7 @@ void Binder::matrix(kernels::Matrix& out, const std::string& name, int64_t n_row
   if (source == nullptr) return;
   if (adapted) {
     std::string text;
-    source = adapter_->merged(std::move(source), name, n_stored, n_cols, &text);
+    source = adapter_->merged(std::move(source), stored_name(name), n_stored, n_cols, &text);
     if (source == nullptr) return problem(std::move(text));
   }
   matrix(out, selected_rows(std::move(source), n_stored, rows.first, n_rows, rows.step), n_rows, n_cols, precision, imported);
@@ -203,7 +213,7 @@ void Binder::ends(const std::string& embedding, const std::string& output) {
     model_.n_parameters_ = n_parameters;  // counted once
     matrix(weights().output.w, name, vocab, d, {}, Precision::output);
   }
-  if (options_.bound != nullptr) options_.bound->back().output_tensor = output + ".weight";
+  if (options_.bound != nullptr) options_.bound->back().output_tensor = stored_name(output + ".weight");
 }
 
 /// Packed blocks [begin, end) of a quantized matrix.

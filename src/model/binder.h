@@ -60,7 +60,9 @@ class Binder {
   /// `prefix`.weight (plus one where the spec says so) and, if `bias`, `prefix`.bias.
   void norm(NormWeights& out, const std::string& prefix, int64_t n, bool bias = false);
 
-  const TensorView* find(const std::string& name) const { return checkpoint_.find(name); }
+  /// What the checkpoint calls the tensor `name` of the text model: where it has parts for images too, names have one more part.
+  std::string stored_name(const std::string& name) const;
+  const TensorView* find(const std::string& name) const { return checkpoint_.find(stored_name(name)); }
   bool has(const std::string& name) const { return find(name) != nullptr; }
   /// The tensor if it is there with this shape and one of the float types (or exactly `dtype`); otherwise notes a problem, returns null.
   const TensorView* expect(const std::string& name, const Shape& shape);
@@ -104,6 +106,8 @@ class Binder {
   void reserve(size_t n_bytes);
   static size_t converted_bytes(const kernels::Matrix& m);
 
+  enum class Names : uint8_t { plain, outer_prefix, inner_prefix };
+  Names names_ = Names::plain;
   Model& model_;
   const Checkpoint& checkpoint_;
   const LoadOptions& options_;

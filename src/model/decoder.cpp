@@ -269,6 +269,7 @@ void Decoder::Impl::normalize_heads(const NormWeights& weights, float* row, int 
   const int d = spec.d_head;
   switch (spec.qk_norm) {
     case QkNorm::none: break;
+    case QkNorm::unit:
     case QkNorm::per_head:
       for (int i = begin; i < end; ++i) normalize(weights, row + i * d, row + i * d, d);
       break;
@@ -293,17 +294,27 @@ void Decoder::Impl::position_and_store(int layer, int64_t token, int kv_begin, i
     kernel.clamp(k_row + kv_begin * d, -spec.clip_qkv, spec.clip_qkv, int64_t{kv_end - kv_begin} * d);
     kernel.clamp(v_row + kv_begin * d, -spec.clip_qkv, spec.clip_qkv, int64_t{kv_end - kv_begin} * d);
   }
-  normalize_heads(weights.q_norm, q_row, begin, end);
-  normalize_heads(weights.k_norm, k_row, kv_begin, kv_end);
+  const auto normalize_both = [&] {
+    normalize_heads(weights.q_norm, q_row, begin, end);
+    normalize_heads(weights.k_norm, k_row, kv_begin, kv_end);
+  };
+  if (spec.qk_norm != QkNorm::unit) normalize_both();
   if (layer_spec.rope >= 0) {
     const RopeSpec& rope = spec.ropes[layer_spec.rope];
     const int64_t row = (int64_t{layer_spec.rope} * max_tokens + token) * rope_width;
     const auto rotate = rope.interleaved ? kernel.rope_interleaved : kernel.rope;
     for (int i = begin; i < end; ++i) rotate(q_row + i * d, cos + row, sin + row, rope.n_rot / 2);
     for (int i = kv_begin; i < kv_end; ++i) rotate(k_row + i * d, cos + row, sin + row, rope.n_rot / 2);
+    if (spec.qk_norm == QkNorm::unit) normalize_both();
   }
-  kernel.scale(q_row + begin * d, spec.q_scale(), int64_t{end - begin} * d);
   const BatchToken& t = tokens[token];
+  float* queries = q_row + begin * d;
+  const int64_t n_query_floats = int64_t{end - begin} * d;
+  kernel.scale(queries, spec.q_scale(), n_query_floats);
+  if (spec.temperature_scale != 0 && layer_spec.rope < 0) {
+    const double steps = std::floor((static_cast<double>(t.position) + 1) / spec.temperature_floor);
+    kernel.scale(queries, static_cast<float>(1 + spec.temperature_scale * std::log1p(steps)), n_query_floats);
+  }
   std::byte* block = items[t.item].kv->blocks()[t.position / kv_block_tokens];
   for (int i = kv_begin; i < kv_end; ++i) {
     kernel.kv_store(kv_layout.format, k_row + i * d, v_row + i * d, d, t.position % kv_block_tokens,
@@ -321,14 +332,13 @@ void Decoder::Impl::attend_segments(const AttentionUnit& unit, int layer, int fi
   const AttentionPart next = part_at(queries + int64_t{n_queries} * d, n_queries);
   auto* first_key = reinterpret_cast<int32_t*>(at + align64(tile_floats * sizeof(float)));
   int32_t* last_key = first_key + n_queries;
-  const int window = spec.layers[layer].window;
   for (int i = 0; i < unit.n_tokens; ++i) {
     const int64_t token = unit.first_token + i;
     const float* from = q + token * q_width + int64_t{unit.kv_head} * group() * d;
     std::memcpy(queries + int64_t{i} * group() * d, from, sizeof(float) * static_cast<size_t>(group()) * d);
     const int32_t position = tokens[token].position;
     std::fill_n(last_key + i * group(), group(), position);
-    std::fill_n(first_key + i * group(), group(), window > 0 ? std::max(0, position - window + 1) : 0);
+    std::fill_n(first_key + i * group(), group(), spec.layers[layer].first_key(position));
   }
   kernels::AttentionTile tile{};
   tile.q = queries;
@@ -363,11 +373,10 @@ void Decoder::Impl::finish_unit(const AttentionUnit& unit, int layer, const Atte
 
 /// `position`: the units' tokens have yet to be positioned and stored.
 void Decoder::Impl::attend(Worker& w, int layer, bool position) {
-  const int window = spec.layers[layer].window;
   const auto segments = [&](const AttentionUnit& unit) {
     const int32_t first = tokens[unit.first_token].position;
     const int32_t last = first + unit.n_tokens - 1;
-    return std::pair<int, int>{(window > 0 ? std::max(0, first - window + 1) : 0) / kv_segment_tokens, last / kv_segment_tokens};
+    return std::pair<int, int>{spec.layers[layer].first_key(first) / kv_segment_tokens, last / kv_segment_tokens};
   };
   const int64_t n_units = static_cast<int64_t>(units.size());
   if (!split) {

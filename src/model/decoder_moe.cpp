@@ -26,6 +26,10 @@ void Decoder::Impl::route(int64_t token) {
     experts[i] = best;
     weight[i] = scores[best];
   }
+  if (moe.router == RouterKind::topk_sigmoid) {
+    for (int i = 0; i < moe.n_used; ++i) weight[i] = static_cast<float>(1 / (1 + std::exp(-static_cast<double>(weight[i]))));
+    return;
+  }
   const float top = weight[0];
   double sum = 0;
   if (moe.router == RouterKind::softmax_topk && !moe.normalize_topk) {
@@ -59,13 +63,20 @@ void Decoder::Impl::group_by_expert() {
 /// The tokens' rows, a copy for each choice, sorted by expert; each as its expert's matrices read it.
 void Decoder::Impl::gather_rows(Worker& w, const LayerWeights& weights) {
   const int n_used = spec.moe.n_used;
+  const ActRows& in = block_input(w);
   w.for_chunks(n_tokens() * n_used, 8, [&](int64_t begin, int64_t end) {
     for (int64_t pair = begin; pair < end; ++pair) {
       const int64_t row = expert_row[pair], token = pair / n_used;
+      if (spec.moe.scale_input) {
+        std::memcpy(expert_in.row(row), in.row(token), sizeof(float) * static_cast<size_t>(spec.d_model));
+        kernel.scale(expert_in.row(row), chosen_weight[pair], spec.d_model);
+        quantize(expert_in, row, 1, 0, spec.d_model);
+        continue;
+      }
       const ExpertWeights& expert = weights.experts[chosen[pair]];
       const bool floats = !kernels::has_int8_activations(expert.gate.w.format) || !kernels::has_int8_activations(expert.up.w.format);
-      if (floats || partial != nullptr) std::memcpy(expert_in.row(row), h.row(token), sizeof(float) * static_cast<size_t>(spec.d_model));
-      if (h.q != nullptr) std::memcpy(expert_in.q_row(row), h.q_row(token), static_cast<size_t>(h.q_stride));
+      if (floats || partial != nullptr) std::memcpy(expert_in.row(row), in.row(token), sizeof(float) * static_cast<size_t>(spec.d_model));
+      if (in.q != nullptr) std::memcpy(expert_in.q_row(row), in.q_row(token), static_cast<size_t>(in.q_stride));
     }
   });
 }
@@ -79,7 +90,7 @@ void Decoder::Impl::combine(int64_t token, int64_t begin, int64_t end, const flo
   else if (moe.shared_gate) kernel.scale(sum, 1.0f / (1.0f + std::exp(-shared_scale[token])), width);
   for (int i = 0; i < moe.n_used; ++i) {
     const int64_t pair = token * moe.n_used + i;
-    kernel.add_scaled(out + int64_t{expert_row[pair]} * stride, chosen_weight[pair], sum, width);
+    kernel.add_scaled(out + int64_t{expert_row[pair]} * stride, moe.scale_input ? 1 : chosen_weight[pair], sum, width);
   }
   const int64_t at = token * spec.d_model + begin;
   if (spec.post_norm) std::memcpy(branch + at, sum, sizeof(float) * static_cast<size_t>(width));
@@ -101,8 +112,8 @@ void Decoder::Impl::experts(Worker& w, int layer) {
     group_by_expert();
   }
   w.barrier();
-  // A lone token's row serves all its experts.
-  const bool gathered = n > 1 || partial != nullptr;
+  // A lone token's row serves all its experts, unless each has it scaled.
+  const bool gathered = n > 1 || moe.scale_input || partial != nullptr;
   if (gathered) gather_rows(w, weights);
 
   const auto observe_experts = [&](Linear ExpertWeights::*which, const ActRows& rows) {

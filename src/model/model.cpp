@@ -18,6 +18,7 @@ namespace {
 std::string known_families() {
   std::string list;
   for (const Family& f : families()) list += (list.empty() ? "" : ", ") + std::string(f.architecture);
+  for (const Wrapper& w : wrappers()) list += ", " + std::string(w.architecture);
   return list;
 }
 
@@ -53,6 +54,27 @@ const Family& find_family(const ConfigReader& config) {
   }
   throw Error(config.path() + ": expected a known architecture, got model_type '" + type + "' and no architectures",
               "supported: " + known_families());
+}
+
+/// Of a text model with parts for images beside it, the text model's own configuration: text_config, and what only stands outside of it.
+bool unwrap_text_config(Json& json, const std::string& path) {
+  const ConfigReader config(json, path);
+  const auto list = json.find("architectures");
+  if (list == json.end() || !list->is_array() || list->empty() || !(*list)[0].is_string()) return false;
+  for (const Wrapper& w : wrappers()) {
+    if ((*list)[0].get<std::string>() != w.architecture) continue;
+    Json text = config.object("text_config").json();
+    const ConfigReader inner(text, path + ": text_config");
+    if (inner.string_or("model_type", w.model_type) != w.model_type) inner.fail("model_type", w.model_type);
+    text.erase("architectures");
+    text["model_type"] = w.model_type;
+    for (const auto& [key, value] : json.items()) {
+      if (key == "tie_word_embeddings" || (!text.contains(key) && key != "architectures")) text[key] = value;
+    }
+    json = std::move(text);
+    return true;
+  }
+  return false;
 }
 
 uint64_t matrix_elements(const kernels::Matrix& m) {
@@ -105,10 +127,15 @@ std::shared_ptr<const Model> Model::load(const std::string& directory, const Loa
   }
   const std::string path = directory + "/config.json";
   if (!builtin && stat(path.c_str(), &info) != 0) throw Error(directory + ": expected a model directory, got one without config.json");
-  const Json json = read_json_file(path, size_t{16} << 20);
+  Json json = read_json_file(path, size_t{16} << 20);
   if (!json.is_object()) throw Error(path + ": expected a JSON object");
+  const bool wrapped = unwrap_text_config(json, path);
+  const Family& family = find_family(ConfigReader(json, path));
+  const Json defaults = parse_json(family.defaults, family.architecture);
+  for (const auto& [key, value] : defaults.items()) {
+    if (!json.contains(key)) json[key] = value;
+  }
   const ConfigReader config(json, path);
-  const Family& family = find_family(config);
   refuse_own_code(config, family);
 
   std::shared_ptr<Model> model(new Model());
@@ -122,6 +149,7 @@ std::shared_ptr<const Model> Model::load(const std::string& directory, const Loa
   model->checkpoint_ = std::make_unique<Checkpoint>(directory);
   model->weights_.layers.resize(model->spec_.n_layers);
   const auto adapter = options.adapter.empty() ? nullptr : std::make_unique<Adapter>(options.adapter);
+  model->wrapped_ = wrapped;
   Binder binder(*model, *model->checkpoint_, options, importer.get(), adapter.get());
   family.bind(binder, config);
   binder.check();

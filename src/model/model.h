@@ -121,6 +121,8 @@ class Model {
   /// Weight bytes read to decode one token (active experts only).
   uint64_t active_bytes() const { return active_bytes_; }
   std::vector<TensorInfo> tensors() const;
+  /// True if parts for images stand beside it in the checkpoint, which are not loaded.
+  bool wrapped() const { return wrapped_; }
   /// The foreign format of the checkpoint ("gptq"), empty if it has none; and what became of its matrices, by kernel format.
   int n_adapted() const { return n_adapted_; }  // matrices that an adapter changed
   const std::string& import_format() const { return import_format_; }
@@ -137,7 +139,7 @@ class Model {
   std::unique_ptr<Checkpoint> checkpoint_;
   std::vector<Buffer> owned_;  // vectors widened to float32, converted matrices
   uint64_t n_parameters_ = 0, n_active_parameters_ = 0, mapped_bytes_ = 0, owned_bytes_ = 0, lookup_bytes_ = 0, active_bytes_ = 0;
-  bool quantized_ = false;
+  bool quantized_ = false, wrapped_ = false;
   int n_adapted_ = 0;
   std::string import_format_;
   std::array<ImportedWeights, kernels::n_formats> imported_;

@@ -19,10 +19,12 @@ enum class QkNorm : uint8_t {
   per_head,  // over d_head of each head, one weight [d_head] for all heads (Qwen3, Gemma 3)
   full,      // over the whole projection, weight [n_heads * d_head] (OLMo 2)
   by_head,   // over d_head of each head, each head with its own weight [n_heads, d_head] (Cohere, StableLM)
+  unit,      // over d_head of each head, without weights, after the rotation, in layers that have one (Llama 4)
 };
 enum class RouterKind : uint8_t {
   softmax_topk,  // softmax over all experts, then the k largest (Mixtral, Qwen-MoE, DBRX)
   topk_softmax,  // the k largest logits, then softmax over those (GPT-OSS, Granite)
+  topk_sigmoid,  // the k largest logits, the sigmoid of each (Llama 4)
 };
 
 /// Rotary position embedding. Frequencies are prepared in double precision by arch/rope.cpp from rope_scaling.
@@ -38,8 +40,13 @@ struct RopeSpec {
 
 struct LayerSpec {
   int window = 0;     // sliding window W: query i sees keys j with i - W < j <= i. 0: all
+  int chunk = 0;      // chunks of C positions: query i sees keys j <= i with j / C = i / C (Llama 4). 0: all
   int rope = 0;       // index into ModelSpec::ropes; -1: no position embedding in this layer (SmolLM3's NoPE)
   bool moe = false;   // mixture of experts instead of the dense feed-forward
+  /// The first key that the query at `position` sees.
+  int32_t first_key(int32_t position) const {
+    return window > 0 ? (position < window ? 0 : position - window + 1) : chunk > 0 ? position / chunk * chunk : 0;
+  }
 };
 
 struct MoeSpec {
@@ -48,6 +55,7 @@ struct MoeSpec {
   int d_expert = 0;            // their inner width
   RouterKind router = RouterKind::softmax_topk;
   bool normalize_topk = false; // softmax_topk: divide the selected weights by their sum
+  bool scale_input = false;    // weights multiply what goes into the experts, not what comes out (Llama 4)
   int d_shared = 0;            // inner width of the shared expert; 0: none
   bool shared_gate = false;    // its output is multiplied by sigmoid(gate . x) (Qwen2-MoE)
 };
@@ -76,6 +84,9 @@ struct ModelSpec {
   float clip_qkv = 0;          // q, k, v clamped to +-this before RoPE (DBRX); 0: off
   float attention_scale = 0;   // multiplies q; 0: 1 / sqrt(d_head)
   float attention_softcap = 0;
+  // In layers without position embedding q is multiplied by 1 + temperature_scale * log(1 + floor((position + 1) / temperature_floor)).
+  float temperature_scale = 0;  // 0: off (Llama 4)
+  float temperature_floor = 1;
   float logit_softcap = 0;
   float embedding_scale = 1;
   float residual_scale = 1;    // multiplies what attention and feed-forward add

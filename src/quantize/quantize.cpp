@@ -181,6 +181,7 @@ QuantizeSummary quantize_model(const std::string& directory, const std::string& 
   load.team = &team;
   load.bound = &bound;
   const std::shared_ptr<const Model> model = Model::load(directory, load);
+  if (model->wrapped()) throw Error(directory + ": expected a text model, got one with parts for images, which quantize does not write");
   const Json config = read_json_file(directory + "/config.json", size_t{16} << 20);
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (!config.contains(key) || config[key].is_null()) continue;

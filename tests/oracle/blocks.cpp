@@ -119,7 +119,8 @@ Matrix attention(const Cube& q, const Cube& k, const Cube& v, const AttentionOpt
     if (options.softcap != 0) scores = options.softcap * xt::tanh(scores / options.softcap);
     for (size_t i = 0; i < n_tokens; ++i) {
       for (size_t j = 0; j < n_tokens; ++j) {
-        const bool seen = j <= i && (options.window == 0 || j + options.window > i);
+        const bool near = options.window == 0 || j + options.window > i, same = options.chunk == 0 || j / options.chunk == i / options.chunk;
+        const bool seen = j <= i && near && same;
         if (!seen) scores(i, j) = masked;
       }
     }

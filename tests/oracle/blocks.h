@@ -47,6 +47,7 @@ Cube apply_rope(const Cube& x, const Rope& rope, bool interleaved = false);
 struct AttentionOptions {
   double scale = 0;    // multiplies q . k; 0: 1 / sqrt(d_head)
   size_t window = 0;   // query i sees keys j with i - window < j <= i; 0: all j <= i
+  size_t chunk = 0;    // query i sees keys j <= i of its own chunk of so many positions; 0: all (Llama 4)
   double softcap = 0;  // scores become softcap * tanh(score / softcap); 0: off (Gemma 2)
   Vector sinks{};      // [n_heads] one more logit in each head's softmax, whose probability is dropped; empty: none (GPT-OSS)
 };

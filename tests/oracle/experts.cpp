@@ -162,6 +162,59 @@ Matrix granite_moe(const Config& config, const Scope& model, Ids ids) {
          config.number("logits_scaling", 1);
 }
 
+// Meta, 2025: attention in chunks with q and k normalised after the rotation; layers without rotation see everything, and their queries
+// grow with the logarithm of the position. The chosen experts' inputs are scaled by the sigmoid of the router's logit; gate and up lie side
+// by side, stored by inputs.
+Matrix llama4(const Config& config, const Scope& model, Ids ids) {
+  const double eps = config.number("rms_norm_eps", 1e-5);
+  const size_t n_layers = config.size("num_hidden_layers"), d_ff = config.size("intermediate_size"), k = config.size("num_experts_per_tok", 1);
+  const std::string act = config.text("hidden_act", "silu");
+  const auto list = [&](const char* key) { return config.has(key) ? config.json()[key].get<std::vector<size_t>>() : std::vector<size_t>{}; };
+  std::vector<size_t> rotates = list("no_rope_layers"), sparse = list("moe_layers");
+  const size_t interval = config.size("no_rope_layer_interval", 4), step = config.size("interleave_moe_layer_step", 1);
+  for (size_t i = rotates.size(); i < n_layers; ++i) rotates.push_back((i + 1) % interval != 0);
+  for (size_t i = step - 1; i < n_layers && !config.has("moe_layers"); i += step) sparse.push_back(i);
+  const auto unit = [=](const Cube& x) {
+    return per_head(x, [=](const Matrix& rows) { return rms_norm(rows, xt::ones<double>({rows.shape(1)}), eps); });
+  };
+  const auto grow = [&](const Cube& q) {
+    Cube y = q;
+    for (size_t t = 0; t < q.shape(0); ++t) {
+      const double steps = std::floor((static_cast<double>(t) + 1) / config.number("floor_scale", 8192));
+      xt::view(y, t, xt::all(), xt::all()) *= std::log1p(steps) * config.number("attn_scale", 0.1) + 1;
+    }
+    return y;
+  };
+  const auto adjust = [&](size_t i, const Scope&, SelfAttention& how) {
+    const bool chunked = config.has("layer_types") ? config.json()["layer_types"].at(i) == "chunked_attention" : rotates[i] != 0;
+    how.options.chunk = chunked ? config.size("attention_chunk_size", 8192) : 0;
+    how.interleaved = true;
+    how.rotate = rotates[i] != 0;
+    if (how.rotate && config.flag("use_qk_norm", true)) how.q_last = how.k_last = unit;
+    if (!how.rotate && config.flag("attn_temperature_tuning", true)) how.q_last = grow;
+  };
+  const auto ffn = [&](size_t i, const Scope& block, const Matrix& x) {
+    const Scope moe = block / "feed_forward";
+    if (std::find(sparse.begin(), sparse.end(), i) == sparse.end()) return gated_mlp(moe, x, act);
+    const Cube gate_up = (moe / "experts").cube("gate_up_proj"), down = (moe / "experts").cube("down_proj");
+    const Matrix logits = moe.linear("router", x);
+    Matrix y = gated_mlp(moe / "shared_expert", x, act);
+    for (size_t e = 0; e < logits.shape(1); ++e) {
+      Matrix scaled = xt::zeros<double>(x.shape());  // a token that did not choose the expert brings nothing
+      for (size_t t = 0; t < x.shape(0); ++t) {
+        const std::vector<size_t> chosen = top(xt::view(logits, t, xt::all()), k);
+        if (std::find(chosen.begin(), chosen.end(), e) == chosen.end()) continue;
+        xt::view(scaled, t, xt::all()) = xt::view(x, t, xt::all()) / (1 + std::exp(-logits(t, e)));
+      }
+      const Matrix both = linear(scaled, xt::transpose(Matrix(xt::view(gate_up, e, xt::all(), xt::all()))));
+      const Matrix gate = xt::view(both, xt::all(), xt::range(0, d_ff)), up = xt::view(both, xt::all(), xt::range(d_ff, 2 * d_ff));
+      y += linear(activation(act, gate) * up, xt::transpose(Matrix(xt::view(down, e, xt::all(), xt::all()))));
+    }
+    return y;
+  };
+  return stack(config, model, ids, heads_of(config, 8, 128), eps, adjust, ffn);
+}
+
 // Databricks, 2024: LayerNorm without bias, q, k and v in one matrix and clamped, experts' matrices one below the other; w2 is stored by
 // inputs (h w2, no transpose).
 Matrix dbrx(const Config& config, const Scope& model, Ids ids) {
@@ -210,6 +263,7 @@ std::span<const Family> expert_families() {
   static constexpr Family table[] = {
       {"MixtralForCausalLM", mixtral}, {"Qwen2MoeForCausalLM", qwen2_moe},       {"Qwen3MoeForCausalLM", qwen3_moe},
       {"GptOssForCausalLM", gpt_oss},  {"GraniteMoeForCausalLM", granite_moe},   {"DbrxForCausalLM", dbrx},
+      {"Llama4ForCausalLM", llama4},
   };
   return table;
 }

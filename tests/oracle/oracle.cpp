@@ -58,11 +58,20 @@ Forward find_family(const std::string& architecture) {
 
 }  // namespace
 
-Oracle::Oracle(const std::string& directory)
-    : config_(engine::read_json_file(directory + "/config.json")),
-      checkpoint_(directory),
-      forward_(find_family(config_.json().at("architectures").at(0).get<std::string>())) {}
+Oracle::Oracle(const std::string& directory) : config_(engine::read_json_file(directory + "/config.json")), checkpoint_(directory) {
+  std::string architecture = config_.json().at("architectures").at(0).get<std::string>();
+  if (const size_t at = architecture.find("ForConditionalGeneration"); at != std::string::npos) {
+    // A text model with parts for images beside it.
+    const bool mistral3 = architecture == "Mistral3ForConditionalGeneration";
+    architecture = (mistral3 ? "Mistral" : architecture.substr(0, at)) + "ForCausalLM";
+    engine::Json text = config_.json().at("text_config");
+    if (config_.has("tie_word_embeddings")) text["tie_word_embeddings"] = config_.json()["tie_word_embeddings"];
+    config_ = Config(text);
+    prefix_ = "language_model.";
+  }
+  forward_ = find_family(architecture);
+}
 
-Matrix Oracle::logits(Ids ids) const { return forward_(config_, Scope(checkpoint_), ids); }
+Matrix Oracle::logits(Ids ids) const { return forward_(config_, Scope(checkpoint_, prefix_), ids); }
 
 }  // namespace oracle

@@ -81,6 +81,7 @@ class Oracle {
 
   Config config_;
   engine::Checkpoint checkpoint_;
+  std::string prefix_;  // of all tensors' names
   Forward forward_;
 };
 

@@ -43,6 +43,8 @@ Matrix attend(const SelfAttention& how, const Matrix& q, const Matrix& k, const 
     qh = apply_rope(qh, how.rope, how.interleaved);
     kh = apply_rope(kh, how.rope, how.interleaved);
   }
+  if (how.q_last) qh = how.q_last(qh);
+  if (how.k_last) kh = how.k_last(kh);
   return attention(qh, kh, split_heads(v, how.heads.n_kv), how.options);
 }
 
@@ -56,9 +58,6 @@ Matrix gated_mlp(const Scope& scope, const Matrix& x, const std::string& act) {
   return scope.linear("down_proj", gate * scope.linear("up_proj", x));
 }
 
-namespace {
-
-/// Indices of the k largest, largest first.
 std::vector<size_t> top(const Vector& values, size_t k) {
   std::vector<size_t> order(values.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -66,8 +65,6 @@ std::vector<size_t> top(const Vector& values, size_t k) {
   order.resize(k);
   return order;
 }
-
-}  // namespace
 
 Routing softmax_then_top(const Vector& logits, size_t k, bool normalize) {
   const Matrix one_row = xt::view(logits, xt::newaxis(), xt::all());

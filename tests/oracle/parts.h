@@ -34,6 +34,7 @@ struct SelfAttention {
   bool interleaved = false;  // rotary pairs (2i, 2i + 1)
   AttentionOptions options{};
   std::function<Cube(const Cube&)> q_norm{}, k_norm{};  // on the heads, before the rotation; empty: none
+  std::function<Cube(const Cube&)> q_last{}, k_last{};  // the same after the rotation
 };
 
 /// Attention over projected q [T, n * d], k and v [T, n_kv * d], up to the output projection.
@@ -43,6 +44,9 @@ Matrix self_attention(const Scope& scope, const Matrix& x, const SelfAttention& 
 
 /// down(act(gate(x)) * up(x)) with gate_proj, up_proj and down_proj.
 Matrix gated_mlp(const Scope& scope, const Matrix& x, const std::string& act);
+
+/// Indices of the k largest, largest first.
+std::vector<size_t> top(const Vector& values, size_t k);
 
 /// How a router weighs experts for one token: pairs (expert, weight).
 using Routing = std::vector<std::pair<size_t, double>>;

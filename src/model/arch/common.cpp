@@ -118,23 +118,35 @@ void bind_llama(Binder& b, const LlamaNames& names) {
   }
 }
 
-bool parse_layer_types(const ConfigReader& config, ModelSpec& spec, int window) {
+bool parse_layer_types(const ConfigReader& config, ModelSpec& spec, int window, int chunk) {
   if (!config.has("layer_types")) return false;
   const Json& types = config.json().at("layer_types");
   if (!types.is_array() || types.size() != static_cast<size_t>(spec.n_layers)) {
     config.fail("layer_types", "a list of num_hidden_layers (" + std::to_string(spec.n_layers) + ") names");
   }
   for (int i = 0; i < spec.n_layers; ++i) {
-    if (types[i] == "sliding_attention") {
+    if (types[i] == "sliding_attention" && chunk == 0) {
       if (window <= 0) config.fail("sliding_window", "a whole number above 0, since layer_types has sliding layers");
       spec.layers[i].window = window;
+    } else if (types[i] == "chunked_attention" && chunk > 0) {
+      spec.layers[i].chunk = chunk;
     } else if (types[i] == "full_attention") {
       spec.layers[i].window = 0;
     } else {
-      config.fail("layer_types", "sliding_attention or full_attention in every place");
+      config.fail("layer_types", std::string(chunk > 0 ? "chunked" : "sliding") + "_attention or full_attention in every place");
     }
   }
   return true;
+}
+
+void parse_no_rope_layers(const ConfigReader& config, ModelSpec& spec) {
+  const std::vector<double> rotary = config.has("no_rope_layers") ? config.numbers("no_rope_layers") : std::vector<double>{};
+  const int64_t interval = config.integer_or("no_rope_layer_interval", 4, 1, 1 << 20);
+  if (!rotary.empty() && rotary.size() < spec.layers.size()) config.fail("no_rope_layers", "a number for each layer");
+  for (int i = 0; i < spec.n_layers; ++i) {
+    const bool rotates = rotary.empty() ? (i + 1) % interval != 0 : rotary[static_cast<size_t>(i)] != 0;
+    spec.layers[i].rope = rotates ? 0 : -1;
+  }
 }
 
 void parse_moe(const ConfigReader& config, ModelSpec& spec, const char* n_experts_key, const char* n_used_key, int64_t d_expert) {

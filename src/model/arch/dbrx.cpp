@@ -16,6 +16,9 @@ void parse_dbrx(const ConfigReader& config, ModelSpec& spec) {
   rename(config, "n_layers", "num_hidden_layers");
   rename(config, "n_heads", "num_attention_heads");
   rename(config, "max_seq_len", "max_position_embeddings");
+  usual["num_key_value_heads"] = 1;
+  usual["num_local_experts"] = 4;
+  usual["num_experts_per_tok"] = 1;
   rename(attention, "kv_n_heads", "num_key_value_heads");
   rename(attention, "rope_theta", "rope_theta");
   rename(ffn, "ffn_hidden_size", "intermediate_size");

@@ -6,6 +6,7 @@
 namespace engine {
 
 void parse_llama(const ConfigReader& config, ModelSpec& spec);
+void parse_llama4(const ConfigReader& config, ModelSpec& spec);
 void parse_mistral(const ConfigReader& config, ModelSpec& spec);
 /// The window of Qwen's families counts only with use_sliding_window; 0: off. (Qwen2.5 configs carry a sliding_window that is switched off:
 /// honouring it would change every answer longer than it.) Which layers slide differs from one to the next.
@@ -30,6 +31,7 @@ void parse_cohere(const ConfigReader& config, ModelSpec& spec);
 void parse_cohere2(const ConfigReader& config, ModelSpec& spec);
 
 void bind_llama_family(Binder& binder, const ConfigReader& config);
+void bind_llama4(Binder& binder, const ConfigReader& config);
 void bind_mistral(Binder& binder, const ConfigReader& config);
 void bind_qwen2(Binder& binder, const ConfigReader& config);
 void bind_qwen3(Binder& binder, const ConfigReader& config);

@@ -50,10 +50,21 @@ struct Family {
   const char* model_type;    // used when architectures is missing
   void (*parse)(const ConfigReader& config, ModelSpec& spec);
   void (*bind)(Binder& binder, const ConfigReader& config);
+  /// JSON of the keys that its configuration class in Transformers has a default for which is not parse_common's; files may leave them out.
+  /// Taken for keys that are absent, not for null.
+  const char* defaults = "{}";
 };
 
 /// All families, in the order people are told them.
 std::span<const Family> families();
+
+/// Architectures that put parts for images beside a text model of one of the families. The text model's configuration is their text_config;
+/// the rest is not loaded.
+struct Wrapper {
+  const char* architecture;
+  const char* model_type;  // of the text model
+};
+std::span<const Wrapper> wrappers();
 
 // --- shared by the families' files --------------------------------------------------------------------------------------
 
@@ -70,8 +81,12 @@ RopeSpec parse_rope(const ConfigReader& config, int n_rot, int64_t max_positions
 /// Rotated channels of a head: partial_rotary_factor (of the config or its rope_parameters) times d_head, an even number.
 int parse_rotary_width(const ConfigReader& config, int d_head, double default_factor);
 
-/// Sliding windows by layer_types ("sliding_attention", "full_attention") where the config has it; true if it did.
-bool parse_layer_types(const ConfigReader& config, ModelSpec& spec, int window);
+/// Sliding windows and chunks by layer_types ("sliding_attention", "chunked_attention", "full_attention") where the config has it; true
+/// if it did. A family without one of the two passes 0 for it.
+bool parse_layer_types(const ConfigReader& config, ModelSpec& spec, int window, int chunk = 0);
+
+/// Which layers have a rope: no_rope_layers (despite its name 1 where there is one), or all but every no_rope_layer_interval-th.
+void parse_no_rope_layers(const ConfigReader& config, ModelSpec& spec);
 
 /// Checks and sets n_used <= n_experts etc. from the given keys.
 void parse_moe(const ConfigReader& config, ModelSpec& spec, const char* n_experts_key, const char* n_used_key, int64_t d_expert);

@@ -7,12 +7,10 @@
 namespace engine {
 namespace {
 
-/// What both generations share. Defaults are those of Gemma2Config and Gemma3TextConfig, which published configs leave out.
+/// What both generations share.
 void parse_gemma(const ConfigReader& config, ModelSpec& spec) {
   Json usual = config.json();
   usual["hidden_act"] = config.string_or("hidden_activation", config.string_or("hidden_act", "gelu_pytorch_tanh"));
-  if (!config.has("head_dim")) usual["head_dim"] = 256;
-  if (!config.has("tie_word_embeddings")) usual["tie_word_embeddings"] = true;
   const ConfigReader c(usual, config.path());
   parse_common(c, spec);
   config.only("use_bidirectional_attention", false);  // an embedding model
@@ -20,7 +18,7 @@ void parse_gemma(const ConfigReader& config, ModelSpec& spec) {
   spec.norm_plus_one = true;
   spec.post_norm = true;
   spec.embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(spec.d_model)));
-  spec.attention_scale = static_cast<float>(1 / std::sqrt(config.positive_or("query_pre_attn_scalar", 256)));
+  spec.attention_scale = static_cast<float>(1 / std::sqrt(config.positive("query_pre_attn_scalar")));
   spec.attention_softcap = static_cast<float>(config.positive_or("attn_logit_softcapping", 0));
   spec.logit_softcap = static_cast<float>(config.positive_or("final_logit_softcapping", 0));
 }
@@ -29,7 +27,7 @@ void parse_gemma(const ConfigReader& config, ModelSpec& spec) {
 
 void parse_gemma2(const ConfigReader& config, ModelSpec& spec) {
   parse_gemma(config, spec);
-  const int window = static_cast<int>(config.integer_or("sliding_window", 4096, 1, 1 << 30));
+  const int window = static_cast<int>(config.integer_or("sliding_window", 0, 1, 1 << 30));
   if (!parse_layer_types(config, spec, window)) {
     for (int i = 0; i < spec.n_layers; i += 2) spec.layers[i].window = window;
   }
@@ -38,18 +36,20 @@ void parse_gemma2(const ConfigReader& config, ModelSpec& spec) {
 
 void parse_gemma3(const ConfigReader& config, ModelSpec& spec) {
   parse_gemma(config, spec);
+  spec.attention_softcap = 0;  // Gemma3TextConfig has attn_logit_softcapping too, but nothing reads it
   spec.qk_norm = QkNorm::per_head;
-  const int window = static_cast<int>(config.integer_or("sliding_window", 4096, 1, 1 << 30));
+  const int window = static_cast<int>(config.integer_or("sliding_window", 0, 1, 1 << 30));
   if (!parse_layer_types(config, spec, window)) {
     const int64_t pattern = config.integer_or("sliding_window_pattern", 6, 1, 1 << 20);
     for (int i = 0; i < spec.n_layers; ++i) spec.layers[i].window = (i + 1) % pattern != 0 ? window : 0;
   }
   // Windowed layers have a rope of their own, unscaled and with a smaller base.
   const Json* parameters = config.has("rope_parameters") ? &config.json().at("rope_parameters") : nullptr;
-  if (parameters != nullptr && parameters->contains("full_attention")) {
-    for (const char* kind : {"full_attention", "sliding_attention"}) {
-      const Json one = {{"rope_parameters", config.object("rope_parameters").object(kind).json()}};
-      spec.ropes.push_back(parse_rope(ConfigReader(one, config.path()), spec.d_head, spec.max_positions));
+  if (parameters != nullptr && (parameters->contains("full_attention") || parameters->contains("sliding_attention"))) {
+    const ConfigReader kinds = config.object("rope_parameters");
+    for (const auto& [kind, theta] : {std::pair{"full_attention", 1e6}, {"sliding_attention", 10000.0}}) {
+      const Json one = {{"rope_parameters", kinds.has(kind) ? kinds.object(kind).json() : Json::object()}};
+      spec.ropes.push_back(parse_rope(ConfigReader(one, config.path()), spec.d_head, spec.max_positions, theta));
     }
   } else {
     spec.ropes.push_back(parse_rope(config, spec.d_head, spec.max_positions, 1e6));

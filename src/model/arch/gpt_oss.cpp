@@ -37,11 +37,15 @@ class ExpertStack {
 
 void parse_gpt_oss(const ConfigReader& config, ModelSpec& spec) {
   parse_common(config, spec);
-  const int window = static_cast<int>(config.integer_or("sliding_window", 128, 1, 1 << 30));
+  const int window = static_cast<int>(config.integer_or("sliding_window", 0, 1, 1 << 30));
   if (!parse_layer_types(config, spec, window)) {
     for (int i = 0; i < spec.n_layers; i += 2) spec.layers[i].window = window;
   }
-  spec.ropes.push_back(parse_rope(config, spec.d_head, spec.max_positions, 150000.0));
+  Json json = config.json();
+  if (!json.contains("rope_parameters") && !json.contains("rope_scaling")) {  // GptOssConfig's own
+    json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 32}, {"truncate", false}, {"original_max_position_embeddings", 4096}};
+  }
+  spec.ropes.push_back(parse_rope(ConfigReader(json, config.path()), spec.d_head, spec.max_positions));
   if (spec.d_ff == 0) config.fail("intermediate_size", "a whole number above 0");
   parse_moe(config, spec, "num_local_experts", config.has("num_experts_per_tok") ? "num_experts_per_tok" : "experts_per_token",
             spec.d_ff);

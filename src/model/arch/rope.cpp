@@ -16,9 +16,8 @@ std::vector<double> plain_frequencies(double theta, int n_rot) {
 }
 
 /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a ramp between.
-void scale_llama3(const ConfigReader& s, std::vector<double>& f) {
+void scale_llama3(const ConfigReader& s, double original, std::vector<double>& f) {
   const double factor = s.positive("factor"), low = s.positive("low_freq_factor"), high = s.positive("high_freq_factor");
-  const double original = static_cast<double>(s.integer("original_max_position_embeddings", 1, int64_t{1} << 40));
   for (double& v : f) {
     const double wavelength = 2 * std::numbers::pi / v;
     if (wavelength > original / low) {
@@ -33,9 +32,7 @@ void scale_llama3(const ConfigReader& s, std::vector<double>& f) {
 double yarn_mscale(double scale, double mscale) { return scale <= 1 ? 1.0 : 0.1 * mscale * std::log(scale) + 1.0; }
 
 /// YaRN (https://arxiv.org/abs/2309.00071): interpolate slow channels, keep fast ones.
-void scale_yarn(const ConfigReader& s, double theta, int64_t max_positions, RopeSpec& rope) {
-  const double original =
-      static_cast<double>(s.integer_or("original_max_position_embeddings", max_positions, 1, int64_t{1} << 40));
+void scale_yarn(const ConfigReader& s, double theta, int64_t max_positions, double original, RopeSpec& rope) {
   const double factor = s.positive_or("factor", static_cast<double>(max_positions) / original);
   const double beta_fast = s.positive_or("beta_fast", 32), beta_slow = s.positive_or("beta_slow", 1);
   if (s.has("attention_factor")) {
@@ -60,9 +57,8 @@ void scale_yarn(const ConfigReader& s, double theta, int64_t max_positions, Rope
 }
 
 /// Phi-3's longrope: a factor for each channel, one list for sequences up to the original length and one beyond.
-void scale_longrope(const ConfigReader& config, const ConfigReader& s, int64_t max_positions, RopeSpec& rope) {
-  const ConfigReader& owner = s.has("original_max_position_embeddings") ? s : config;
-  rope.original_positions = owner.integer_or("original_max_position_embeddings", max_positions, 1, int64_t{1} << 40);
+void scale_longrope(const ConfigReader& s, int64_t max_positions, int64_t original, RopeSpec& rope) {
+  rope.original_positions = original;
   const double ratio = s.has("factor") ? s.positive("factor")
                                        : static_cast<double>(max_positions) / static_cast<double>(rope.original_positions);
   rope.attention_factor =
@@ -106,6 +102,9 @@ RopeSpec parse_rope(const ConfigReader& config, int n_rot, int64_t max_positions
   RopeSpec rope;
   rope.n_rot = n_rot;
   rope.inv_freq = plain_frequencies(theta, n_rot);
+  // Phi-3's configs have the trained length beside the rest, where it goes first.
+  const ConfigReader& owner = config.has("original_max_position_embeddings") ? config : s;
+  const int64_t original = owner.integer_or("original_max_position_embeddings", max_positions, 1, int64_t{1} << 40);
   const std::string type = s.has("rope_type") ? s.string_or("rope_type", "") : s.string_or("type", "default");
   if (type == "linear") {
     const double factor = s.positive("factor");
@@ -113,11 +112,11 @@ RopeSpec parse_rope(const ConfigReader& config, int n_rot, int64_t max_positions
   } else if (type == "dynamic") {
     // Frequencies change only beyond max_position_embeddings, which is where our context ends.
   } else if (type == "llama3") {
-    scale_llama3(s, rope.inv_freq);
+    scale_llama3(s, static_cast<double>(original), rope.inv_freq);
   } else if (type == "yarn") {
-    scale_yarn(s, theta, max_positions, rope);
+    scale_yarn(s, theta, max_positions, static_cast<double>(original), rope);
   } else if (type == "longrope" || type == "su") {
-    scale_longrope(config, s, max_positions, rope);
+    scale_longrope(s, max_positions, original, rope);
   } else if (type != "default") {
     s.fail(s.has("rope_type") ? "rope_type" : "type", "default, linear, dynamic, llama3, yarn or longrope");
   }

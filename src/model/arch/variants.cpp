@@ -5,15 +5,6 @@
 namespace engine {
 namespace {
 
-/// `config` with defaults that a family's own configuration class has and its files may leave out.
-Json with_defaults(const ConfigReader& config, const Json& defaults) {
-  Json out = config.json();
-  for (const auto& [key, value] : defaults.items()) {
-    if (!config.has(key)) out[key] = value;
-  }
-  return out;
-}
-
 /// RMSNorm families call it rms_norm_eps; these have LayerNorms with a name of their own.
 void use_layer_norm(const ConfigReader& config, const char* key, ModelSpec& spec) {
   spec.norm = NormKind::layer;
@@ -25,19 +16,11 @@ void use_layer_norm(const ConfigReader& config, const char* key, ModelSpec& spec
 // --- SmolLM3: no position embedding in every fourth layer ----------------------------------------------------------------
 
 void parse_smollm3(const ConfigReader& config, ModelSpec& spec) {
-  const Json json = with_defaults(config, {{"tie_word_embeddings", true}, {"rope_theta", 2e6}});
-  const ConfigReader c(json, config.path());
-  parse_llama(c, spec);
-  if (c.has("no_rope_layers")) {
-    const std::vector<double> rotary = c.numbers("no_rope_layers");  // despite its name: 1 where there is rope
-    if (rotary.size() != static_cast<size_t>(spec.n_layers)) c.fail("no_rope_layers", "a number for each layer");
-    for (int i = 0; i < spec.n_layers; ++i) spec.layers[i].rope = rotary[i] != 0 ? 0 : -1;
-  } else {
-    const int64_t interval = c.integer_or("no_rope_layer_interval", 4, 1, 1 << 20);
-    for (int i = 0; i < spec.n_layers; ++i) spec.layers[i].rope = (i + 1) % interval != 0 ? 0 : -1;
-  }
-  const int window = c.boolean_or("use_sliding_window", false) ? static_cast<int>(c.integer_or("sliding_window", 0, 1, 1 << 30)) : 0;
-  if (window == 0 || parse_layer_types(c, spec, window)) return;
+  parse_llama(config, spec);
+  parse_no_rope_layers(config, spec);
+  const bool use = config.boolean_or("use_sliding_window", false);
+  const int window = use ? static_cast<int>(config.integer_or("sliding_window", 0, 1, 1 << 30)) : 0;
+  if (window == 0 || parse_layer_types(config, spec, window)) return;
   for (LayerSpec& layer : spec.layers) layer.window = layer.rope < 0 ? window : 0;  // where there is no position embedding (SmolLM3Config)
 }
 
@@ -126,10 +109,8 @@ void bind_stablelm(Binder& b, const ConfigReader& config) {
 // --- Starcoder2: LayerNorm, biases everywhere, a plain two-matrix feed-forward -------------------------------------------
 
 void parse_starcoder2(const ConfigReader& config, ModelSpec& spec) {
-  const Json json = with_defaults(config, {{"tie_word_embeddings", true}, {"hidden_act", "gelu_pytorch_tanh"}});
-  const ConfigReader c(json, config.path());
-  parse_mistral(c, spec);
-  use_layer_norm(c, "norm_epsilon", spec);
+  parse_mistral(config, spec);
+  use_layer_norm(config, "norm_epsilon", spec);
   spec.gated = false;
 }
 
@@ -152,20 +133,18 @@ void bind_starcoder2(Binder& b, const ConfigReader& config) {
 // --- Cohere Command-R: attention and feed-forward side by side, adjacent rotary pairs -------------------------------------
 
 void parse_cohere(const ConfigReader& config, ModelSpec& spec) {
-  const Json json = with_defaults(config, {{"tie_word_embeddings", true}});
-  const ConfigReader c(json, config.path());
-  parse_llama(c, spec);
-  use_layer_norm(c, "layer_norm_eps", spec);
+  parse_llama(config, spec);
+  use_layer_norm(config, "layer_norm_eps", spec);
   spec.parallel_block = true;
-  spec.logit_scale = static_cast<float>(c.number_or("logit_scale", 0.0625));
-  if (c.boolean_or("use_qk_norm", false)) spec.qk_norm = QkNorm::by_head;
+  spec.logit_scale = static_cast<float>(config.number_or("logit_scale", 0.0625));
+  if (config.boolean_or("use_qk_norm", false)) spec.qk_norm = QkNorm::by_head;
   spec.ropes[0].interleaved = true;
 }
 
 /// Command-R7B: windows with rope, and every fourth layer sees all without position embedding.
 void parse_cohere2(const ConfigReader& config, ModelSpec& spec) {
   parse_cohere(config, spec);
-  const int window = static_cast<int>(config.integer_or("sliding_window", 4096, 1, 1 << 30));
+  const int window = static_cast<int>(config.integer_or("sliding_window", 0, 1, 1 << 30));
   if (!parse_layer_types(config, spec, window)) {
     const int64_t pattern = config.integer_or("sliding_window_pattern", 4, 1, 1 << 20);
     for (int i = 0; i < spec.n_layers; ++i) spec.layers[i].window = (i + 1) % pattern != 0 ? window : 0;

@@ -64,18 +64,6 @@ void copy_bytes(const uint8_t* from, int64_t n, uint8_t flip, int8_t* q) {
   for (; i < n; ++i) q[i] = static_cast<int8_t>(from[i] ^ flip);
 }
 
-/// Our int8 ends at -127.
-bool all_above_lowest(const int8_t* q, int64_t n) {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(q);
-  Bytes found{};
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) found |= (Bytes)(load(bytes + i) == 0x80);
-  bool any = false;
-  for (int64_t lane = 0; lane < lanes; ++lane) any |= found[lane] != 0;
-  for (; i < n; ++i) any |= bytes[i] == 0x80;
-  return !any;
-}
-
 uint32_t word_at(const std::byte* data, int64_t i) {
   uint32_t word;
   std::memcpy(&word, data + i * 4, 4);
@@ -118,7 +106,7 @@ class CompressedRows : public MatrixSource {
     read_integers(row, q);
     if (s_.zero == nullptr && s_.scale.dtype == DType::f16 && s_.group == group_ && s_.scale.n_elements() == s_.n_rows * s_.n_groups) {
       std::memcpy(scales, s_.scale.data + 2 * row * s_.n_groups, static_cast<size_t>(s_.n_groups) * 2);
-      return s_.bits == 4 || all_above_lowest(q, s_.n_cols);
+      return true;
     }
     for (int64_t g = 0; g < s_.n_groups; ++g) {
       const int64_t begin = g * s_.group, end = std::min(s_.n_cols, begin + s_.group);
@@ -130,7 +118,7 @@ class CompressedRows : public MatrixSource {
       if (!narrow_scale(scale(row, g), &narrow)) return false;
       for (int64_t c = begin; c < end; c += group_) *scales++ = narrow;
     }
-    return s_.bits == 4 || all_above_lowest(q, s_.n_cols);
+    return true;
   }
 
  private:
