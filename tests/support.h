@@ -1,6 +1,7 @@
 // Shared by all test programs: where goldens are, and the visible skip.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -26,6 +27,13 @@ inline std::string fixture(const std::string& sub) {
 inline std::string data_file(const std::string& sub) {
   const char* root = std::getenv("ENGINE_TEST_DATA");
   return std::string(root != nullptr ? root : "tests/data") + "/" + sub;
+}
+
+/// How many times slower than a usual machine this one counts (ENGINE_TEST_SLOWNESS, which `tools/check` sets where it emulates a processor): limits of
+/// time are that much longer, or the work that much less. At least 1.
+inline int slowness() {
+  const char* value = std::getenv("ENGINE_TEST_SLOWNESS");
+  return value != nullptr ? std::max(1, std::atoi(value)) : 1;
 }
 
 /// What the Error says that `action` throws; empty if it throws none.

@@ -1,8 +1,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <limits>
 #include <numeric>
 
@@ -236,11 +236,11 @@ TEST_CASE("choosing among 150,000 tokens is quick") {
     double best = 1e9;
     for (int i = 0; i < 20; ++i) {
       std::vector<float> logits = base;
-      const auto start = std::chrono::steady_clock::now();
+      const std::clock_t start = std::clock();  // processor time: other programs do not count
       sampler.sample(logits, tokens);
-      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      best = std::min(best, static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
     }
     MESSAGE("top_k ", top_k, ", top_p ", top_p, ": ", best * 1e6, " us");
-    CHECK(best < 0.1);  // below 1 ms on a quiet machine; emulated and sanitized ones run this too
+    CHECK(best < 0.1 * test::slowness());  // below 1 ms on a quiet machine; sanitized programs run this too
   }
 }

@@ -37,7 +37,7 @@ def count(result, text):
 def main():
     totals, bad = [0, 0, 0], []
     for path, meson_exit in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
-        run, run_bad = [0, 0, 0], []
+        run, run_bad, began, ended = [0, 0, 0], [], [], []
         try:
             lines = open(path, encoding="utf-8", errors="replace").read().splitlines()
         except OSError:
@@ -46,13 +46,17 @@ def main():
             test = json.loads(line)
             numbers = count(test["result"], test.get("stdout", "") + test.get("stderr", ""))
             run = [a + b for a, b in zip(run, numbers)]
+            if test.get("starttime"):
+                began.append(test["starttime"])
+                ended.append(test["starttime"] + test["duration"])
             if numbers[1]:
                 run_bad.append(f"{test['name']} ({test['result']})")
         if run[1] == 0 and (meson_exit != 0 or run[0] == 0):
             run[1], run_bad = 1, [f"meson test exited with {meson_exit}, {run[0]} tests passed"]
         if len(sys.argv) > 3:  # several runs: say which
             label = re.sub(r".*/([^/]+)/meson-logs/testlog-?(.*)\.json$", r"\1 \2", path).strip()
-            print(f"{label}: {run[0]} passed, {run[1]} failed, {run[2]} skipped")
+            seconds = max(ended, default=0) - min(began, default=0)
+            print(f"{label}: {run[0]} passed, {run[1]} failed, {run[2]} skipped in {seconds:.0f} s")
             run_bad = [f"{label}: {name}" for name in run_bad]
         totals = [a + b for a, b in zip(totals, run)]
         bad += run_bad

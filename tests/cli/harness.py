@@ -34,6 +34,8 @@ class Result:
 
 
 def engine(*arguments, stdin="", cwd=None, environment=None, timeout=60):
+    """`timeout` in seconds, ten times as many under an emulator."""
+    timeout *= 10 if EMULATOR else 1
     data = stdin if isinstance(stdin, bytes) else stdin.encode()
     done = subprocess.run([*EMULATOR, ENGINE, *arguments], input=data, capture_output=True, timeout=timeout, cwd=cwd or HERE,
                           env={**ENVIRONMENT, **(environment or {})})

@@ -4,7 +4,7 @@ import os
 import subprocess
 import urllib.request
 
-from harness import ENGINE, ENVIRONMENT, HERE, Case, engine, main, model, write_file
+from harness import EMULATOR, ENGINE, ENVIRONMENT, HERE, Case, engine, main, model, write_file
 
 LINE = "no MODEL given"
 
@@ -72,7 +72,7 @@ class Demo(Case):
                 self.assertIn("Paris", self.answer("What is the capital of France?", "--dtype", dtype))
 
     def test_serve(self):
-        server = subprocess.Popen([ENGINE, "serve", "--port", "0", "--log", "json"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        server = subprocess.Popen([*EMULATOR, ENGINE, "serve", "--port", "0", "--log", "json"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
         try:
             url, said = None, 0
             for line in server.stderr:
