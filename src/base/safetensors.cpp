@@ -175,6 +175,10 @@ const TensorView* Checkpoint::find(const std::string& name) const {
   return found == all_.end() ? nullptr : &found->second;
 }
 
+void Checkpoint::drop_pages() const {
+  for (const auto& file : files_) file->file().dont_need(0, file->file().bytes().size());
+}
+
 uint64_t Checkpoint::total_bytes() const {
   uint64_t n = 0;
   for (const auto& [name, view] : all_) n += view.n_bytes;

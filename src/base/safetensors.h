@@ -42,6 +42,8 @@ class Checkpoint {
   const std::map<std::string, TensorView>& tensors() const { return all_; }
   const std::vector<std::unique_ptr<SafetensorsFile>>& files() const { return files_; }
   uint64_t total_bytes() const;
+  /// The files' pages leave this process's resident set; what is read again comes back.
+  void drop_pages() const;
 
  private:
   std::vector<std::unique_ptr<SafetensorsFile>> files_;

@@ -8,6 +8,7 @@
 #include "cli/plan.h"
 #include "cli/terminal.h"
 #include "runtime/bench.h"
+#include "text/tokenizer.h"
 
 namespace engine::cli {
 namespace {
@@ -33,6 +34,26 @@ TemplateInfo template_info(const std::string& directory) {
   const std::optional<ChatTemplate> found = ChatTemplate::from_directory(directory);
   if (!found) return {};
   return {found->origin(), found->supports_system_role()};
+}
+
+// Physical memory of a server of this model while nobody asks it anything. Requests add the KV blocks that they leave as a cache, and at most
+// the plan's scratch.
+struct IdleServer {
+  uint64_t started = 0;       // 0: not known (no /proc)
+  uint64_t weights_read = 0;  // weights in the mapped file become real with the first request
+};
+
+// What is not weights or scratch is what this process holds now: the same program, with the same tokenizer. To be asked before anything
+// large is touched.
+IdleServer idle_server(const std::string& directory, const MemoryPlan& plan) {
+  std::optional<Tokenizer> tokenizer;
+  try {
+    tokenizer.emplace(Tokenizer::from_directory(directory));
+  } catch (const Error&) {  // none, or a broken one: `engine check` says so
+  }
+  const uint64_t resident = process_memory().resident;
+  if (resident == 0) return {};
+  return {resident + plan.owned_bytes, resident + plan.weight_bytes};
 }
 
 // How fast it will decode, from the bandwidth of this machine's memory as it is now.
@@ -62,7 +83,7 @@ std::map<std::string, uint64_t> bytes_by_dtype(const std::vector<TensorInfo>& te
 }
 
 Json json_report(const Model& model, const std::vector<TensorInfo>& tensors, const TemplateInfo& chat, const MemoryPlan& plan,
-                 const Forecast& forecast) {
+                 const IdleServer& idle, const Forecast& forecast) {
   const ModelSpec& spec = model.spec();
   Json list = Json::array();
   for (const TensorInfo& tensor : tensors) {
@@ -100,6 +121,7 @@ Json json_report(const Model& model, const std::vector<TensorInfo>& tensors, con
                     {"kv_bytes_per_position", plan.kv_bytes_per_position},
                     {"scratch_bytes", plan.scratch_bytes},
                     {"total_bytes", plan.total_bytes},
+                    {"idle_server_bytes", idle.started == 0 ? Json() : Json({{"started", idle.started}, {"weights_read", idle.weights_read}})},
                     {"available_bytes", plan.available.bytes},
                     {"available_by", plan.available.set_by},
                     {"fits", plan.fits},
@@ -114,7 +136,7 @@ Json json_report(const Model& model, const std::vector<TensorInfo>& tensors, con
 }
 
 std::string text_report(const Model& model, const std::vector<TensorInfo>& tensors, const TemplateInfo& chat, const MemoryPlan& plan,
-                        const Forecast& forecast, const Options& options) {
+                        const IdleServer& idle, const Forecast& forecast, const Options& options) {
   const ModelSpec& spec = model.spec();
   std::string out;
   const auto line = [&out](std::string_view name, const std::string& value) {
@@ -146,6 +168,10 @@ std::string text_report(const Model& model, const std::vector<TensorInfo>& tenso
   if (!plan.fits && plan.largest_ctx > 0) verdict += ", --ctx " + number(plan.largest_ctx) + " would";
   line("  in all", bytes_text(plan.total_bytes) + " of " + bytes_text(plan.available.bytes) +
                        (options.mem_bytes ? " (--mem)" : std::string(" that ") + plan.available.set_by + " leaves") + verdict);
+  if (idle.started > 0) {
+    line("  idle server", bytes_text(idle.started) + (idle.weights_read > idle.started ? " once started, " + bytes_text(idle.weights_read) + " once it has read its weights" : "") +
+                              "; scratch and KV cache come with requests");
+  }
   char speed[256];
   std::snprintf(speed, sizeof speed,
                 "\nspeed with %d thread%s:\n"
@@ -164,9 +190,10 @@ int run_inspect(const Options& options) {
   const TemplateInfo chat = template_info(directory);
   const MemoryPlan plan = plan_memory(model, options);
   const std::vector<TensorInfo> tensors = model->tensors();
+  const IdleServer idle = idle_server(directory, plan);
   const Forecast forecast = forecast_speed(plan, options);
-  write_stdout(options.json ? dump_json(json_report(*model, tensors, chat, plan, forecast)) + "\n"
-                            : printable(text_report(*model, tensors, chat, plan, forecast, options)));
+  write_stdout(options.json ? dump_json(json_report(*model, tensors, chat, plan, idle, forecast)) + "\n"
+                            : printable(text_report(*model, tensors, chat, plan, idle, forecast, options)));
   return exit_done;
 }
 

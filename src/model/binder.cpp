@@ -352,12 +352,10 @@ void Binder::finish() {
     done += job.source->n_bytes();
     touched += job.source->n_bytes();
     job.source.reset();
-    if (touched > pages_kept) {
-      for (const auto& file : checkpoint_.files()) file->file().dont_need(0, file->file().bytes().size());
-      touched = 0;
-    }
+    if (touched > pages_kept) checkpoint_.drop_pages(), touched = 0;
     if (options_.progress) options_.progress(done, total);
   }
+  if (touched > 0) checkpoint_.drop_pages();
 }
 
 }  // namespace engine

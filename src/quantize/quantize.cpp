@@ -106,10 +106,6 @@ bool write_rounded(DirectoryWriter& writer, const QuantizedModule& module, Team&
   return true;
 }
 
-void drop_pages(const Checkpoint& checkpoint) {
-  for (const auto& file : checkpoint.files()) file->file().dont_need(0, file->file().bytes().size());
-}
-
 /// All that calibration does not write.
 bool write_rest(DirectoryWriter& writer, const Plan& plan, Team& team, const QuantizeOptions& options) {
   constexpr uint64_t pages_kept = uint64_t{128} << 20;
@@ -124,7 +120,7 @@ bool write_rest(DirectoryWriter& writer, const Plan& plan, Team& team, const Qua
   const auto progress = [&](uint64_t n) {
     done += n;
     touched += n;
-    if (touched > pages_kept) drop_pages(writer.checkpoint()), touched = 0;
+    if (touched > pages_kept) writer.checkpoint().drop_pages(), touched = 0;
     return options.progress("quantizing", done, total);
   };
   for (const QuantizedModule* m : modules) {

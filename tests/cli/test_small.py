@@ -34,6 +34,11 @@ def run(*arguments, stdin="", prepare=None, timeout=120):
     return result
 
 
+def resident(process):
+    with open("/proc/%d/status" % process.pid) as file:
+        return int(re.search(r"VmRSS:\s+(\d+) kB", file.read())[1]) * 1024
+
+
 def limit(what, n_bytes):
     return lambda: resource.setrlimit(what, (n_bytes, n_bytes))
 
@@ -138,18 +143,38 @@ class LittleMemory(Case):
         self.succeeds(run("inspect", model(), prepare=few))
         self.fails(run("generate", large_model(), "-p", "x", prepare=few), 1, "model.safetensors: cannot map 2", "Cannot allocate memory")
 
-    def test_serve(self):
-        process = subprocess.Popen([ENGINE, "serve", model(), "--port", "0", "--log", "json"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
-                                   preexec_fn=limit(resource.RLIMIT_DATA, 96 * MiB))
+    def serve(self, *arguments, prepare=None):
+        """-> the process, and its address."""
+        process = subprocess.Popen([ENGINE, "serve", *arguments, "--port", "0", "--log", "json"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=prepare)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.wait)
         self.addCleanup(process.terminate)
         lines = iter(process.stderr.readline, "")
-        at = next(json.loads(line)["at"] for line in lines if '"listening"' in line)
-        body = {"messages": [{"role": "user", "content": "x"}]}
+        return process, next(json.loads(line)["at"] for line in lines if '"listening"' in line)
+
+    def chat(self, at, **settings):
+        body = {"messages": [{"role": "user", "content": "x"}], **settings}
         request = urllib.request.Request(at + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
-            self.assertEqual(json.load(answer)["choices"][0]["message"]["content"], "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+            return json.load(answer)["choices"][0]["message"]["content"]
+
+    def test_serve(self):
+        _, at = self.serve(model(), prepare=limit(resource.RLIMIT_DATA, 96 * MiB))
+        self.assertEqual(self.chat(at), "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+    def test_idle_server(self):
+        # As inspect said, within a tenth: at the model's own long context, with weights of its own and with those of the file.
+        for dtype in ("bfloat16", "int8", "int4"):
+            with self.subTest(dtype):
+                plan = self.json(engine("inspect", large_model(), "--json", "--dtype", dtype))["plan"]
+                said = plan["idle_server_bytes"]
+                process, at = self.serve(large_model(), "--dtype", dtype)
+                self.assertAlmostEqual(resident(process), said["started"], delta=max(said["started"] / 10, MiB))  # a started program of 4 MiB has pages to come
+                for _ in range(2):
+                    self.chat(at, max_tokens=4)
+                after = resident(process)
+                self.assertGreater(after, 0.9 * said["weights_read"])
+                self.assertLess(after, 1.1 * (said["weights_read"] + plan["scratch_bytes"]))
 
     def test_control_group(self):
         group = Group(256 * MiB)
