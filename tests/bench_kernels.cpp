@@ -108,7 +108,7 @@ void attend(benchmark::State& state, const Table* table, KvFormat format, int n_
   const Buffer<char> scratch = make_buffer<char>(table->attention_scratch_bytes(d_head));
   const AttentionTile tile = {q.data(), d_head, n_queries, first.data(), last.data(), blocks.data(), 0, d_head, format, 0, 0};
   for (auto _ : state) {
-    table->attend(tile, {max.data(), sum.data(), value.data()}, scratch.get());
+    table->attend[static_cast<int>(format)](tile, {max.data(), sum.data(), value.data()}, scratch.get());
     benchmark::ClobberMemory();
   }
   const double keys = static_cast<double>(state.iterations()) * kv_segment_tokens;

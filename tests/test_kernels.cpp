@@ -667,9 +667,9 @@ std::vector<float> run_attention(const Table& t, const TestCache& cache, TestQue
                         cache.blocks.data(), TestCache::offset, d_head, cache.format, softcap, 0};
   const AttentionPart into = {max.data(), sum.data(), value.data()};
   const AttentionPart part = {max2.data(), sum2.data(), value2.data()};
-  t.attend(tile, into, scratch.get());
+  t.attend[static_cast<int>(tile.format)](tile, into, scratch.get());
   for (tile.segment = 1; tile.segment * kv_segment_tokens < cache.n_tokens; ++tile.segment) {
-    t.attend(tile, part, scratch.get());
+    t.attend[static_cast<int>(tile.format)](tile, part, scratch.get());
     t.attention_merge(into, part, n, d_head);
   }
   Guarded<float> out(static_cast<size_t>(n * d_head));
@@ -812,7 +812,7 @@ TEST_CASE("a segment out of sight is an empty part, and its blocks are not touch
     for (float& x : value) x = 5.0f;
     const Scratch scratch = make_scratch(t->attention_scratch_bytes(d_head));
     const AttentionTile tile = {q, d_head, 2, first, last, nullptr, 0, d_head, KvFormat::f32, 0, 0};
-    t->attend(tile, {max, sum, value}, scratch.get());
+    t->attend[static_cast<int>(tile.format)](tile, {max, sum, value}, scratch.get());
     for (int i = 0; i < 2; ++i) {
       CHECK(max[i] == -inf);
       CHECK(sum[i] == 0.0f);

@@ -476,23 +476,14 @@ KERNEL_INLINE int attend_groups(const AttentionTile& tile, int query, const Atte
 }
 
 template <class Kv>
-KERNEL_INLINE void attend_as(const AttentionTile& tile, const AttentionPart& part, float* weights) {
+void attend(const AttentionTile& tile, const AttentionPart& part, void* scratch) {
+  auto* weights = static_cast<float*>(scratch);
   auto* pairs = reinterpret_cast<uint32_t*>(weights + group_queries * kv_segment_tokens);
   int query = attend_groups<Kv, 8>(tile, 0, part, weights, pairs);
   query = attend_groups<Kv, 7>(tile, query, part, weights, pairs);  // Qwen2.5-0.5B's heads a kv head
   query = attend_groups<Kv, 4>(tile, query, part, weights, pairs);
   query = attend_groups<Kv, 2>(tile, query, part, weights, pairs);
   attend_groups<Kv, 1>(tile, query, part, weights, pairs);
-}
-
-void attend(const AttentionTile& tile, const AttentionPart& part, void* scratch) {
-  auto* weights = static_cast<float*>(scratch);
-  switch (tile.format) {
-    case KvFormat::f32: return attend_as<KvF32>(tile, part, weights);
-    case KvFormat::bf16: return attend_as<KvBf16>(tile, part, weights);
-    case KvFormat::i8: return attend_as<KvI8>(tile, part, weights);
-    case KvFormat::count: return;
-  }
 }
 
 KERNEL_ENTRY void attention_merge(const AttentionPart& into, const AttentionPart& part, int n_queries, int d_head) {

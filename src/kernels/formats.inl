@@ -209,6 +209,8 @@ struct E8m0 {
   static KERNEL_INLINE F load(const uint8_t* p) {
 #if defined(__AVX512F__)
     const Words e = (Words)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+    const Words e = (Words)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));  // gcc 12 would take the bytes one by one
 #else
     typedef uint8_t Narrow __attribute__((vector_size(lanes)));
     const Words e = __builtin_convertvector(load_as<Narrow>(p), Words);

@@ -1,8 +1,8 @@
 // One ISA level's kernels. Meson compiles this file once a level, with that level's flags and
 //   ENGINE_KERNEL_TABLE  the one symbol it exports
 //   ENGINE_KERNEL_LEVEL  the level's name
-//   ENGINE_KERNEL_ONLY_DOT, ENGINE_KERNEL_ONLY_ATTEND, if only what multiplies int8 or what attends is compiled: a level that does the
-//                        rest as the level below leaves those entries null (kernels.cpp)
+//   ENGINE_KERNEL_ONLY_DOT, ENGINE_KERNEL_ONLY_ATTEND, if only what multiplies int8 or what attends to bfloat16 is compiled: a level that
+//                        does the rest as the level below leaves those entries null (kernels.cpp)
 //   ENGINE_KERNEL_PORTABLE, if it is to be written without intrinsics (`generic` but on x86-64)
 // Everything else has internal linkage and nothing may run before main: code compiled for AVX-512 must never be reached,
 // not even through a merged inline function, on a CPU that lacks it. tests/gates/one_symbol.py checks the objects.
@@ -38,7 +38,7 @@ namespace {
 
 }  // namespace
 
-// DOT: what multiplies int8, and what packs and unpacks weights for that. ATTEND: attention. REST: what is the same for levels above.
+// DOT: what multiplies int8, and what packs and unpacks weights for that. ATTEND: attention to bfloat16. REST: what is the same for levels above.
 #if defined(ENGINE_KERNEL_ONLY_DOT) || defined(ENGINE_KERNEL_ONLY_ATTEND)
 #define REST(entry) {}
 #else
@@ -88,7 +88,7 @@ const Table ENGINE_KERNEL_TABLE = {
     .exp_sum = REST(exp_sum),
     .kv_bytes = REST(kv_bytes),
     .kv_store = REST(kv_store),
-    .attend = ATTEND(attend),
+    .attend = {REST(attend<KvF32>), ATTEND(attend<KvBf16>), REST(attend<KvI8>)},
     .attention_scratch_bytes = ATTEND(attention_scratch_bytes),
     .attention_merge = REST(attention_merge),
     .attention_finish = REST(attention_finish),

@@ -156,7 +156,7 @@ struct Table {
   void (*kv_store)(KvFormat format, const float* k, const float* v, int d_head, int slot, std::byte* part);
 
   /// Attention of a tile over one segment's keys; overwrites `part`. `scratch`: attention_scratch_bytes(d_head).
-  void (*attend)(const AttentionTile& tile, const AttentionPart& part, void* scratch);
+  void (*attend[n_kv_formats])(const AttentionTile& tile, const AttentionPart& part, void* scratch);  // by tile.format
   size_t (*attention_scratch_bytes)(int d_head);
   /// Merges `part` (a later segment) into `into` (all earlier ones) for n_queries.
   void (*attention_merge)(const AttentionPart& into, const AttentionPart& part, int n_queries, int d_head);

@@ -122,6 +122,9 @@ KERNEL_INLINE float largest_magnitude(const float* x, int64_t n) {
 KERNEL_INLINE void store_bytes(int8_t* to, Ints v) {
 #if defined(__AVX512F__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(__AVX2__)
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));  // gcc 12 would store them one by one
 #else
   typedef int8_t Narrow __attribute__((vector_size(lanes)));
   const Narrow bytes = __builtin_convertvector(v, Narrow);

@@ -354,7 +354,7 @@ void Decoder::Impl::attend_segments(const AttentionUnit& unit, int layer, int fi
   void* kernel_scratch = at + align64(tile_floats * sizeof(float) + 2 * static_cast<size_t>(n_queries) * sizeof(int32_t));
   for (int s = first; s <= last; ++s) {
     tile.segment = s;
-    kernel.attend(tile, s == first ? into : next, kernel_scratch);
+    kernel.attend[static_cast<int>(tile.format)](tile, s == first ? into : next, kernel_scratch);
     if (s != first) kernel.attention_merge(into, next, n_queries, d);
   }
 }

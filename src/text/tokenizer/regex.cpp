@@ -5,10 +5,14 @@
 
 #include <charconv>
 #include <chrono>
+#include <cstdlib>
 #include <vector>
 
 #include "base/error.h"
 #include "text/tokenizer/unicode.h"
+#if defined(ENGINE_PCRE2_WITHOUT_JIT)
+#include "text/tokenizer/no_jit.inl"
+#endif
 
 namespace engine::tok {
 namespace {
@@ -438,7 +442,6 @@ std::string quote_pattern(std::string_view text) {
 struct Regex::Impl {
   pcre2_code* code = nullptr;
   pcre2_match_context* context = nullptr;
-  bool jit = false;
   std::string pattern;  // as messages show it
   ~Impl() {
     pcre2_code_free(code);
@@ -463,7 +466,6 @@ Regex::Regex(std::string_view pattern) : impl_(std::make_unique<Impl>()) {
     pcre2_get_error_message(error, message, sizeof message);
     throw Error("pattern '" + impl_->pattern + "': " + reinterpret_cast<const char*>(message));
   }
-  impl_->jit = pcre2_jit_compile(impl_->code, PCRE2_JIT_COMPLETE) == 0;
   impl_->context = pcre2_match_context_create(nullptr);
   if (impl_->context == nullptr) throw std::bad_alloc();
   pcre2_set_match_limit(impl_->context, kMatchLimit);
@@ -492,11 +494,7 @@ bool Regex::Matcher::find(size_t from, size_t* begin, size_t* end) {
   const Impl& regex = *regex_.impl_;
   auto* data = static_cast<pcre2_match_data*>(data_);
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text_.data());
-  int result = pcre2_match(regex.code, subject, text_.size(), from, PCRE2_NO_UTF_CHECK, data, regex.context);
-  // The machine stack that compiled patterns use is small; the interpreter uses the heap.
-  if (result == PCRE2_ERROR_JIT_STACKLIMIT)
-    result =
-        pcre2_match(regex.code, subject, text_.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, regex.context);
+  const int result = pcre2_match(regex.code, subject, text_.size(), from, PCRE2_NO_UTF_CHECK, data, regex.context);
   if (result == PCRE2_ERROR_NOMATCH) return false;
   if (result < 0) {
     PCRE2_UCHAR message[256];
