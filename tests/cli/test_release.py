@@ -3,11 +3,13 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import tarfile
 import unittest
 
 from harness import ENGINE, HERE, Case, main
+from sanitized import SANITIZED
 
 RELEASE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "release")
 
@@ -75,6 +77,14 @@ class Release(Case):
     def test_no_place_of_building(self):
         for name in ("/home/", os.path.abspath(os.path.join(os.path.dirname(RELEASE), "..")) + "/"):
             self.assertNotIn(name.encode(), self.files["engine"])
+
+    @unittest.skipIf(SANITIZED, "a sanitizer is a large part of its program")
+    def test_size(self):
+        # Of what is loaded: symbols for debuggers, which a release has not, do not count. The limit is for all parts, TLS and the demo model too.
+        program = self.files["engine"]
+        (first,), (size, count) = struct.unpack_from("<Q", program, 32), struct.unpack_from("<HH", program, 54)
+        segments = [struct.unpack_from("<IIQQQQQQ", program, first + i * size) for i in range(count)]
+        self.assertLess(sum(n_bytes for kind, _, _, _, _, n_bytes, _, _ in segments if kind == 1), 7_800_000)
 
     def test_command_line(self):
         done = subprocess.run([RELEASE, "sparc"], capture_output=True, text=True)
