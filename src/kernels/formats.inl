@@ -127,6 +127,8 @@ struct Int8Weights {
   }
 
   struct Sum {
+    static constexpr int most_quads = group_quads;
+    KERNEL_INLINE void fold() {}
 #if defined(KERNEL_DOT_WORDS)
     int32x4_t low, high;  // two sums a row: of the first and the last two columns of each quad
     KERNEL_INLINE void start(int32_t) { low = high = vdupq_n_s32(0); }
@@ -174,6 +176,8 @@ struct Int4Weights {
   }
 
   struct Sum {
+    static constexpr int most_quads = group_quads;
+    KERNEL_INLINE void fold() {}
 #if defined(KERNEL_DOT_PAIRS)
     Shorts pairs;  // eight quads of at most 2 * 15 * 127 stay below 2^15
     KERNEL_INLINE void start(int32_t) { pairs = Shorts{}; }
@@ -220,10 +224,11 @@ struct E8m0 {
   }
 };
 
-/// Twice the values of nibbles in e2m1.
+/// Twice the values of nibbles in e2m1, plus z.
+template <int z>
 KERNEL_INLINE Bytes e2m1_doubled(Bytes nibbles) {
 #if defined(__AVX2__)
-  const __m128i values = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+  const __m128i values = _mm_setr_epi8(z, z + 1, z + 2, z + 3, z + 4, z + 6, z + 8, z + 12, z, z - 1, z - 2, z - 3, z - 4, z - 6, z - 8, z - 12);
 #endif
 #if defined(__AVX512BW__)
   return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), (__m512i)nibbles);
@@ -232,22 +237,22 @@ KERNEL_INLINE Bytes e2m1_doubled(Bytes nibbles) {
 #else
   const Bytes m = nibbles & 7, sign = nibbles > 7;
   const Bytes magnitude = m + ((m - 4) & (m > 4)) + ((m - 6) & (m > 6)) * 2;
-  return (magnitude ^ sign) - sign;
+  return (magnitude ^ sign) - sign + static_cast<int8_t>(z);
 #endif
 }
 
-/// MXFP4 with quantized activations. With dpbusd 16 is added to the doubled values.
+/// MXFP4 with quantized activations. With dpbusd 16 is added to the doubled values, with maddubs 12.
 struct Mxfp4Weights {
   using Scale = E8m0;
   static constexpr int64_t group_bytes = Int4Weights::group_bytes;
 #if defined(KERNEL_DOT_VNNI)
   static constexpr int offset = 16;
+#elif defined(KERNEL_DOT_PAIRS)
+  static constexpr int offset = 12;
 #else
   static constexpr int offset = 0;
 #endif
-  static KERNEL_INLINE Bytes quad(const uint8_t* group, int j, int v) {
-    return e2m1_doubled(Int4Weights::quad(group, j, v)) + static_cast<int8_t>(offset);
-  }
+  static KERNEL_INLINE Bytes quad(const uint8_t* group, int j, int v) { return e2m1_doubled<offset>(Int4Weights::quad(group, j, v)); }
   static KERNEL_INLINE void put(uint8_t* group, int row, const int8_t* columns) {
     for (int j = 0; j < group_quads / 2; ++j) {
       const uint32_t low = load_as<uint32_t>(columns + j * 4) & 0x0f0f0f0fu, high = load_as<uint32_t>(columns + 16 + j * 4) & 0x0f0f0f0fu;
@@ -263,11 +268,15 @@ struct Mxfp4Weights {
 
   struct Sum {
 #if defined(KERNEL_DOT_PAIRS)
-    Shorts pairs;  // eight quads of at most 2 * 12 * 127 stay below 2^15
-    KERNEL_INLINE void start(int32_t) { pairs = Shorts{}; }
-    KERNEL_INLINE void add(Bytes w, Quad a) { pairs += mul_pairs_signed(w, a); }
-    KERNEL_INLINE Ints get(int32_t) const { return add_pairs(pairs); }
+    static constexpr int most_quads = 4;  // of at most 2 * 24 * 127 stay below 2^15
+    Shorts pairs;
+    Ints total;
+    KERNEL_INLINE void start(int32_t correction) { total = Ints{} + correction / 8 * offset, pairs = Shorts{}; }
+    KERNEL_INLINE void add(Bytes w, Quad a) { pairs += mul_pairs(w, a); }
+    KERNEL_INLINE void fold() { total += add_pairs(pairs), pairs = Shorts{}; }
+    KERNEL_INLINE Ints get(int32_t) const { return total; }
 #else
+    static constexpr int most_quads = group_quads;
     Ints total;
     KERNEL_INLINE void start(int32_t correction) { total = Ints{} + correction * (offset / 8); }
     KERNEL_INLINE void add(Bytes w, Quad a) {
@@ -277,6 +286,7 @@ struct Mxfp4Weights {
       total = dot_signed(total, w, a);
 #endif
     }
+    KERNEL_INLINE void fold() {}
     KERNEL_INLINE Ints get(int32_t) const { return total; }
 #endif
   };

@@ -19,8 +19,8 @@ struct E2m1Lanes {
   Ints halves[2];
   KERNEL_INLINE explicit E2m1Lanes(const uint8_t* p) {
     const Words both = load_as<Words>(p);
-    halves[0] = (Ints)e2m1_doubled((Bytes)(both & 0x0f0f0f0fu));
-    halves[1] = (Ints)e2m1_doubled((Bytes)((both >> 4) & 0x0f0f0f0fu));
+    halves[0] = (Ints)e2m1_doubled<0>((Bytes)(both & 0x0f0f0f0fu));
+    halves[1] = (Ints)e2m1_doubled<0>((Bytes)((both >> 4) & 0x0f0f0f0fu));
   }
   KERNEL_INLINE F column(int c, int high) const {
     return from_raw(__builtin_convertvector((halves[high] << (24 - 8 * c)) >> 24, Floats));

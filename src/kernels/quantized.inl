@@ -36,12 +36,19 @@ KERNEL_INLINE void add_group(const uint8_t* const (&data)[B], const typename Sca
   for (int t = 0; t < T; ++t) {
     for (auto& sum : sums[t]) sum.start(act[t][g].correction);
   }
-  if constexpr (unroll_quads(T)) {
+  constexpr int most = W::Sum::most_quads;
+#pragma GCC unroll 2
+  for (int first = 0; first < group_quads; first += most) {
+    if constexpr (unroll_quads(T)) {
 #pragma GCC unroll 8
-    for (int j = 0; j < group_quads; ++j) add_quads<W, B, T>(data, act, g, j, sums);
-  } else {
+      for (int j = first; j < first + most; ++j) add_quads<W, B, T>(data, act, g, j, sums);
+    } else {
 #pragma GCC unroll 1
-    for (int j = 0; j < group_quads; ++j) add_quads<W, B, T>(data, act, g, j, sums);
+      for (int j = first; j < first + most; ++j) add_quads<W, B, T>(data, act, g, j, sums);
+    }
+    for (auto& token : sums) {
+      for (auto& sum : token) sum.fold();
+    }
   }
   for (int b = 0; b < B; ++b) {
     for (int v = 0; v < row_vectors; ++v) {

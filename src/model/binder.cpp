@@ -330,7 +330,7 @@ void Binder::finish() {
     }
     return;
   }
-  constexpr uint64_t pages_kept = uint64_t{128} << 20;  // of the checkpoint, while it is being converted
+  constexpr uint64_t pages_kept = uint64_t{64} << 20;  // of the checkpoint, while it is being converted
   uint64_t total = 0, done = 0, touched = 0;
   size_t converted = 0;
   for (const Conversion& job : conversions_) {

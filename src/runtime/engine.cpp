@@ -87,10 +87,10 @@ Engine::Engine(const std::string& directory, const EngineOptions& options) {
   team_ = std::make_unique<Team>(options.n_threads > 0 ? options.n_threads : default_thread_count());
   LoadOptions load = options.load;
   load.team = team_.get();
-  // A large vocabulary takes as long to read as the weights take to map: both at once.
+  // A large vocabulary takes as long to read as the weights take to map: both at once, where a thread is to be had.
   std::future<Tokenizer> tokenizer;
   if (file_exists(directory + "/tokenizer.json")) {
-    tokenizer = std::async(std::launch::async, [&] { return Tokenizer::from_directory(directory); });
+    tokenizer = std::async(std::launch::async | std::launch::deferred, [&] { return Tokenizer::from_directory(directory); });
   }
   model_ = Model::load(directory, load);
   if (tokenizer.valid()) tokenizer_.emplace(tokenizer.get());
