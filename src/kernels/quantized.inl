@@ -343,17 +343,20 @@ KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
   asm volatile("" : KERNEL_IN_REGISTER(total));
   return rounds * chains * 32;
 #else
-  Int4Weights::Sum sums[chains];
-  for (auto& sum : sums) sum.start(0);
-  Bytes w = Bytes{} + int8_t{1}, a = Bytes{} + int8_t{1};
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& sum : sums) {
-      asm volatile("" : KERNEL_IN_REGISTER(w), KERNEL_IN_REGISTER(a));  // so that the products are not computed once for all chains
-      sum.add(w, a);
-    }
-  }
+  constexpr int64_t most_rounds = 1024;  // what a sum of 16 bits holds
   Ints total = {};
-  for (auto& sum : sums) total += sum.get(0);
+  Bytes w = Bytes{} + int8_t{1}, a = Bytes{} + int8_t{1};
+  for (int64_t first = 0; first < rounds; first += most_rounds) {
+    Int4Weights::Sum sums[chains];
+    for (auto& sum : sums) sum.start(0);
+    for (int64_t i = first; i < min(rounds, first + most_rounds); ++i) {
+      for (auto& sum : sums) {
+        asm volatile("" : KERNEL_IN_REGISTER(w), KERNEL_IN_REGISTER(a));  // so that the products are not computed once for all chains
+        sum.add(w, a);
+      }
+    }
+    for (auto& sum : sums) total += sum.get(0);
+  }
   asm volatile("" : KERNEL_IN_REGISTER(total));
   return rounds * chains * lanes * 4;
 #endif

@@ -9,6 +9,7 @@ import tempfile
 import unittest
 
 import tiny_model
+from sanitized import SANITIZED
 
 ENGINE = os.environ.get("ENGINE", "engine")
 EMULATOR = os.environ.get("ENGINE_EMULATOR", "").split()  # in front of ENGINE, for another processor's program
@@ -34,8 +35,8 @@ class Result:
 
 
 def engine(*arguments, stdin="", cwd=None, environment=None, timeout=60):
-    """`timeout` in seconds, ten times as many under an emulator."""
-    timeout *= 10 if EMULATOR else 1
+    """`timeout` in seconds, ten times as many under an emulator or a sanitizer."""
+    timeout *= 10 if EMULATOR or SANITIZED else 1
     data = stdin if isinstance(stdin, bytes) else stdin.encode()
     done = subprocess.run([*EMULATOR, ENGINE, *arguments], input=data, capture_output=True, timeout=timeout, cwd=cwd or HERE,
                           env={**ENVIRONMENT, **(environment or {})})
