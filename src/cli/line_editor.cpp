@@ -6,6 +6,7 @@
 #include <clocale>
 #include <cstdlib>
 #include <optional>
+#include <utility>
 
 #include "cli/terminal.h"
 
@@ -57,7 +58,9 @@ LineEditor::LineEditor(History& history, std::vector<std::string> completions)
     : history_(history), completions_(std::move(completions)) {
   remember_input_mode();
   const NeutralLocale neutral_locale;
-  ic_set_history(nullptr, static_cast<long>(History::max_entries));
+  static bool has_room = false;  // a second call would lose the first one's
+  if (!std::exchange(has_room, true)) ic_set_history(nullptr, static_cast<long>(History::max_entries));
+  else ic_history_clear();
   // isocline's handlers, which its first call installs, do not end the program: SIGTERM would be lost and SIGSEGV a loop.
   restore_signal_handlers();
   ic_enable_history_duplicates(false);
