@@ -14,12 +14,13 @@ import threading
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "cli"))
 import tiny_model  # noqa: E402
+from sanitized import SANITIZED  # noqa: E402
 
 ENGINE = os.environ.get("ENGINE", "engine")
 FIXTURES = os.environ.get("ENGINE_FIXTURES", "")
 SCRATCH = tempfile.mkdtemp(prefix="engine-server-")
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
-TIMEOUT = 60
+TIMEOUT = 60 * (10 if SANITIZED else 1)
 
 _models = {}
 
