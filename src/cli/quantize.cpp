@@ -93,18 +93,20 @@ int run_quantize(const Options& options) {
   if (how.calibrate) read_calibration(directory, options, &how);
   Team team(options.n_threads > 0 ? options.n_threads : default_thread_count());
 
+  std::optional<EndGuard> end(std::in_place);
   InterruptGuard guard(false);
   std::optional<Progress> bar;
   std::string at;
   how.progress = [&](const char* what, uint64_t done, uint64_t total) {
     if (at != what) bar.emplace(at = what, options.quiet);
     bar->update(done, total);
-    return !guard.interrupted();
+    return !guard.interrupted() && !end->asked();
   };
   std::vector<ModuleReport> reports;
   how.report = [&](const ModuleReport& report) { reports.push_back(report); };
   const QuantizeSummary summary = quantize_model(directory, out, team, how);
   bar.reset();
+  end.reset();
   if (summary.stopped) return exit_interrupted;
 
   PerplexityResult original, result;

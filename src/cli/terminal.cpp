@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 #include "base/error.h"
 
@@ -24,6 +25,10 @@ volatile sig_atomic_t original_known = 0;
 std::atomic<bool> interrupt_flag{false};
 std::atomic<bool> interrupt_kills{false};
 struct sigaction previous_interrupt;
+
+constexpr int end_signals[] = {SIGTERM, SIGHUP};
+std::atomic<int> end_signal{0};
+struct sigaction previous_ends[std::size(end_signals)];
 
 void restore_terminal() {
   if (original_known == 0) return;
@@ -145,6 +150,23 @@ InterruptGuard::InterruptGuard(bool second_kills) {
 InterruptGuard::~InterruptGuard() { sigaction(SIGINT, &previous_interrupt, nullptr); }
 const std::atomic<bool>* InterruptGuard::flag() const { return &interrupt_flag; }
 bool InterruptGuard::interrupted() const { return interrupt_flag; }
+
+EndGuard::EndGuard() {
+  end_signal = 0;
+  struct sigaction action {};
+  action.sa_handler = [](int signal) { end_signal = signal; };
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  for (size_t i = 0; i < std::size(end_signals); ++i) {
+    sigaction(end_signals[i], nullptr, &previous_ends[i]);
+    if (previous_ends[i].sa_handler != SIG_IGN) sigaction(end_signals[i], &action, nullptr);  // nohup's choice stays
+  }
+}
+EndGuard::~EndGuard() {
+  for (size_t i = 0; i < std::size(end_signals); ++i) sigaction(end_signals[i], &previous_ends[i], nullptr);
+  if (end_signal != 0) raise(end_signal);
+}
+bool EndGuard::asked() const { return end_signal != 0; }
 
 void remember_input_mode() {
   if (original_known != 0 || tcgetattr(STDIN_FILENO, &original_mode) != 0) return;

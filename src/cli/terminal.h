@@ -51,6 +51,17 @@ class InterruptGuard {
   bool interrupted() const;
 };
 
+/// While one exists, SIGTERM and SIGHUP (where they are not ignored) only set asked(), so that what is half done can be put away. Then its
+/// destructor lets the signal do what it would have done. One at a time.
+class EndGuard {
+ public:
+  EndGuard();
+  ~EndGuard();
+  EndGuard(const EndGuard&) = delete;
+  EndGuard& operator=(const EndGuard&) = delete;
+  bool asked() const;
+};
+
 /// Notes the terminal's mode, to be put back however the program ends. Before anything changes it; again: no effect.
 void remember_input_mode();
 /// Signals that end the program put the terminal's mode back first; those that stop it do what they usually do.

@@ -185,6 +185,12 @@ class Stopped(Case):
         self.assertEqual(self.stop(out, signal.SIGINT), 130)
         self.assertEqual(leftovers(out), [])
 
+    def test_ended(self):
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            out = fresh()
+            self.assertEqual(self.stop(out, number), -number)
+            self.assertEqual(leftovers(out), [])
+
     def test_killed(self):
         out = fresh()
         self.assertEqual(self.stop(out, signal.SIGKILL), -signal.SIGKILL)
