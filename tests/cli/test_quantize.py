@@ -173,7 +173,8 @@ class Stopped(Case):
         """Sends a signal once something has been written."""
         text = write_file("long.txt", "the quick brown fox jumps over the lazy dog. " * 2000)
         process = subprocess.Popen([ENGINE, "quantize", random_model(), out, "--dtype", "int4", "--calibrate", text, "--calibration-tokens", "80000"],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd=HERE)
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd=HERE,
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # nohup's tests too
         while process.poll() is None and not leftovers(out):
             time.sleep(0.01)
         process.send_signal(number)
