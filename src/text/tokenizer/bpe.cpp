@@ -19,19 +19,16 @@ constexpr size_t kFewSymbols = 48;  // up to here scanning for the lowest rank b
 
 void MergeTable::build(const std::vector<Row>& rows) {
   multiplier_ = process_seed();
-  slots_.assign(rows.size() * 8 / 5 + 8, Slot{});
-  constexpr size_t ahead = 12;  // rows looked ahead, to have their slots at hand
+  slots_.reset(rows.size());
+  constexpr size_t ahead = 16;  // rows looked ahead, to have their slots at hand
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (i + ahead < rows.size())
-      __builtin_prefetch(&slots_[slot_of(key_of(rows[i + ahead].left, rows[i + ahead].right))], 1);
+    if (i + ahead < rows.size()) prefetch(rows[i + ahead].left, rows[i + ahead].right);
     const Row& row = rows[i];
     const uint64_t key = key_of(row.left, row.right);
-    const uint32_t low = static_cast<uint32_t>(key), high = static_cast<uint32_t>(key >> 32);
-    size_t at = slot_of(key);
-    while (slots_[at].c != kFree && !(slots_[at].a == low && (slots_[at].b & 0xFFFF) == high))
-      at = at + 1 == slots_.size() ? 0 : at + 1;
     const uint32_t id = static_cast<uint32_t>(row.id);
-    slots_[at] = {low, id << 16 | high, static_cast<uint32_t>(i) << 8 | id >> 16};
+    slots_.find_or_free(hash_of(key), [&](const Slot& s) { return s.key() == key; }) = {
+        static_cast<uint32_t>(key), id << 16 | static_cast<uint32_t>(key >> 32),
+        static_cast<uint32_t>(i) << 8 | id >> 16};
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/tokenizer/line_table.h"
 #include "text/tokenizer/vocab.h"
 
 namespace engine::tok {
@@ -41,42 +42,39 @@ class MergeTable {
   /// Rank kNone if the pair does not merge.
   Merge find(int32_t left, int32_t right) const {
     const uint64_t key = key_of(left, right);
-    const uint32_t low = static_cast<uint32_t>(key), high = static_cast<uint32_t>(key >> 32);
-    for (size_t i = slot_of(key);; i = i + 1 == slots_.size() ? 0 : i + 1) {
-      const Slot& slot = slots_[i];
-      if (slot.a == low && (slot.b & 0xFFFF) == high)
-        return {slot.c >> 8, static_cast<int32_t>((slot.c & 0xFF) << 16 | slot.b >> 16)};
-      if (slot.c == kFree) return {};
-    }
+    const Slot* slot = slots_.find(hash_of(key), [&](const Slot& s) { return s.key() == key; });
+    return slot != nullptr ? Merge{slot->c >> 8, slot->id()} : Merge{};
   }
-  void prefetch(int32_t left, int32_t right) const { __builtin_prefetch(&slots_[slot_of(key_of(left, right))]); }
+  [[gnu::always_inline]] void prefetch(int32_t left, int32_t right) const {
+    slots_.prefetch(hash_of(key_of(left, right)));
+  }
+  /// Calls f(left, right, id) for each, in no order.
   template <class F>
   void for_each(F&& f) const {
-    for (const Slot& s : slots_) {
-      if (s.c == kFree) continue;
-      const uint64_t key = static_cast<uint64_t>(s.b & 0xFFFF) << 32 | s.a;
-      f(static_cast<int32_t>(key >> 24), static_cast<int32_t>(key & 0xFFFFFF),
-        static_cast<int32_t>((s.c & 0xFF) << 16 | s.b >> 16));
-    }
+    slots_.for_each([&](const Slot& s) {
+      f(static_cast<int32_t>(s.key() >> 24) - 1, static_cast<int32_t>(s.key() & 0xFFFFFF), s.id());
+    });
   }
 
  private:
-  static constexpr uint32_t kFree = 0xFFFFFFFF;
   struct Slot {
-    uint32_t a = kFree;  // low 32 bits of the key
-    uint32_t b = kFree;  // id's low 16 bits, key's high 16 bits
-    uint32_t c = kFree;  // rank, id's high 8 bits
+    uint32_t a = 0;  // low 32 bits of the key
+    uint32_t b = 0;  // id's low 16 bits, key's high 16 bits
+    uint32_t c = 0;  // rank, id's high 8 bits
+    bool is_free() const { return key() == 0; }
+    uint64_t key() const { return static_cast<uint64_t>(b & 0xFFFF) << 32 | a; }
+    int32_t id() const { return static_cast<int32_t>((c & 0xFF) << 16 | b >> 16); }
   };
+  /// 48 bits, never 0.
   static uint64_t key_of(int32_t left, int32_t right) {
-    return static_cast<uint64_t>(left) << 24 | static_cast<uint32_t>(right);
+    return (static_cast<uint64_t>(left) + 1) << 24 | static_cast<uint32_t>(right);
   }
-  size_t slot_of(uint64_t key) const {
-    uint64_t h = (key ^ key >> 23) * multiplier_;
-    h = (h ^ h >> 32) * 0x9E3779B97F4A7C15u;
-    return static_cast<size_t>((h >> 32) * static_cast<uint64_t>(slots_.size()) >> 32);
+  uint64_t hash_of(uint64_t key) const {
+    const uint64_t h = (key ^ key >> 23) * multiplier_;
+    return (h ^ h >> 32) * 0x9E3779B97F4A7C15u;
   }
 
-  std::vector<Slot> slots_;
+  LineTable<Slot> slots_;
   uint64_t multiplier_ = 1;
 };
 

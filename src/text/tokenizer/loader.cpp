@@ -92,6 +92,7 @@ class MergeReader {
   }
 
   std::vector<MergeTable::Row> read(JsonScanner& in) {
+    rows_.reserve(std::min(in.rest().size() / 16, size_t{1} << 20));
     in.array([&] {
       Item& item = items_[n_items_];
       if (!read_simple(in, item) && !read_any(in, item)) return;
@@ -119,7 +120,7 @@ class MergeReader {
     // Room for the longest token, and for reading two bytes at any place of it.
     const size_t room = std::min<size_t>(rest.size(), 512);
     const char* end = rest.data() + room - std::min<size_t>(room, 8);
-    if (buffer_.size() < used_ + room) buffer_.resize(used_ + room);
+    if (buffer_.size() < used_ + room + 8) buffer_.resize(used_ + room + 8);
     item.begin = used_;
     char* out = buffer_.data() + used_;
     const auto blanks = [&] {
@@ -167,7 +168,7 @@ class MergeReader {
   }
 
   void append(std::string_view text) {
-    if (buffer_.size() < used_ + text.size()) buffer_.resize(used_ + text.size());
+    if (buffer_.size() < used_ + text.size() + 8) buffer_.resize(used_ + text.size() + 8);
     std::memcpy(buffer_.data() + used_, text.data(), text.size());
     used_ += text.size();
   }
@@ -220,8 +221,8 @@ class MergeReader {
   void prepare(Item& item) const {
     if (!item.plain) return;
     const std::string_view left = part(item.begin, item.middle), right = part(item.middle, item.end);
-    item.left = key_of(left);
-    item.right = key_of(right);
+    item.left = key_of_padded(left);
+    item.right = key_of_padded(right);
     vocab_.prefetch(left, item.left);
     vocab_.prefetch(right, item.right);
   }
@@ -261,7 +262,7 @@ class MergeReader {
   const Vocab& vocab_;
   const std::string& where_;
   size_t prefix_size_;
-  std::string buffer_;  // used_ bytes of it
+  std::string buffer_;  // used_ bytes of it, and 8 more at least
   size_t used_ = 0;
   Item items_[kBatch];
   size_t n_items_ = 0;
@@ -332,7 +333,7 @@ class ModelReader {
   void read_vocab(JsonScanner& in) {
     const bool byte_mode = bytes_wanted_ && !options_.byte_fallback && options_.continuing_subword_prefix.empty() &&
                            options_.end_of_word_suffix.empty();
-    Vocab vocab(byte_mode);
+    Vocab vocab(byte_mode, in.rest().size());
     in.object_with_unchecked_keys([&](std::string_view token) {
       // The key may lie in the scanner's buffer; a number does not disturb it.
       const int64_t id = in.integer();
@@ -531,8 +532,7 @@ Pipeline load_pipeline(const std::string& directory) {
                     map_path = directory + "/special_tokens_map.json";
   if (file_exists(config_path)) in_file(config_path, [&] { read_config(config_path, config); });
   // Transformers reads this older file only where the newer list is missing; it then wins.
-  if (!config.has_decoder && file_exists(map_path))
-    in_file(map_path, [&] { read_config(map_path, config); });
+  if (!config.has_decoder && file_exists(map_path)) in_file(map_path, [&] { read_config(map_path, config); });
   in_file(config_path, [&] { add_config_tokens(config, out); });
   out.bos_token = config.content("bos_token");
   out.eos_token = config.content("eos_token");

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <random>
+#include <stdexcept>
 
 namespace engine::tok {
 namespace {
@@ -23,6 +24,9 @@ uint64_t mix(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
+constexpr uint64_t k1 = 0x9E3779B97F4A7C15u, k2 = 0xD6E8FEB86659FD93u;
+TextKey short_key(uint64_t word, size_t n, uint64_t seed) { return {word, mix(word ^ seed, k1 + 2 * n)}; }
+
 }  // namespace
 
 uint64_t process_seed() {
@@ -36,7 +40,6 @@ uint64_t process_seed() {
 
 TextKey key_of(std::string_view s) {
   static const uint64_t seed = process_seed();
-  constexpr uint64_t k1 = 0x9E3779B97F4A7C15u, k2 = 0xD6E8FEB86659FD93u;
   const char* p = s.data();
   size_t n = s.size();
   if (n <= 8) {
@@ -47,7 +50,7 @@ TextKey key_of(std::string_view s) {
       word = load32(p) | static_cast<uint64_t>(load32(p + n - 4)) << (8 * (n - 4));
     else
       for (size_t i = 0; i < n; ++i) word |= static_cast<uint64_t>(static_cast<unsigned char>(p[i])) << (8 * i);
-    return {word, mix(word ^ seed, k1 + 2 * n)};
+    return short_key(word, n, seed);
   }
   uint64_t h = seed ^ (n * k1);
   for (; n > 16; p += 16, n -= 16) h = mix(load64(p) ^ h, load64(p + 8) ^ k2);
@@ -56,6 +59,14 @@ TextKey key_of(std::string_view s) {
   else
     for (; n > 0; ++p, --n) h = (h ^ static_cast<unsigned char>(*p)) * k1;
   return {0, mix(h ^ seed, k2)};
+}
+
+TextKey key_of_padded(std::string_view s) {
+  static const uint64_t seed = process_seed();
+  const size_t n = s.size();
+  if (n > 8) return key_of(s);
+  const uint64_t word = n == 0 ? 0 : load64(s.data()) & ~uint64_t{0} >> (64 - 8 * n);
+  return short_key(word, n, seed);
 }
 
 bool Vocab::to_bytes(std::string_view spelling, char* out, size_t* size) {
@@ -73,11 +84,13 @@ bool Vocab::to_bytes(std::string_view spelling, char* out, size_t* size) {
 }
 
 bool Vocab::add(std::string_view spelling, int32_t id) {
-  if (static_cast<size_t>(id) >= entries_.size()) entries_.resize(static_cast<size_t>(id) + 1, Entry{0, kNone});
+  if (static_cast<size_t>(id) == entries_.size())
+    entries_.push_back(Entry{0, kNone});
+  else if (static_cast<size_t>(id) > entries_.size())
+    entries_.resize(static_cast<size_t>(id) + 1, Entry{0, kNone});
   if (entries_[id].size != kNone) return false;
-  if (blob_.size() - blob_size_ < spelling.size())
-    blob_.resize(std::max<size_t>(1 << 16, 2 * (blob_.size() + spelling.size())));
-  char* out = blob_.data() + blob_size_;
+  if (blob_.size() - kPadding - blob_size_ < spelling.size()) throw std::logic_error("Vocab: more text than announced");
+  char* out = blob_.as<char>() + blob_size_;
   uint32_t flag = 0;
   size_t size = spelling.size();
   if (byte_mode_ && to_bytes(spelling, out, &size)) {
@@ -94,12 +107,9 @@ bool Vocab::add(std::string_view spelling, int32_t id) {
 }
 
 int32_t Vocab::index() {
-  blob_.resize(blob_size_);
-  blob_.shrink_to_fit();
-  entries_.shrink_to_fit();
   size_t n_short = 0;
   for (const Entry& e : entries_) n_short += e.size != kNone && (e.size & kSizeMask) <= kShort;
-  short_slots_.assign(n_short * 8 / 5 + 8, ShortSlot{0, 0, kFree});
+  short_slots_.reset(n_short);
   long_slots_.assign((count_ - n_short) * 8 / 5 + 8, LongSlot{0, kFree});
   // Some dozens at a time, so that the accesses to the tables overlap.
   constexpr int32_t batch = 32;
@@ -108,7 +118,7 @@ int32_t Vocab::index() {
     const int32_t last = std::min(limit(), first + batch);
     for (int32_t id = first; id < last; ++id) {
       if (!has(id)) continue;
-      keys[id - first] = key_of(text(id));
+      keys[id - first] = key_of_padded(text(id));
       prefetch(text(id), keys[id - first]);
     }
     for (int32_t id = first; id < last; ++id)
@@ -118,14 +128,15 @@ int32_t Vocab::index() {
 }
 
 bool Vocab::insert(int32_t id, const TextKey& key) {
-  const uint32_t size = entries_[id].size;
-  if (lookup(text(id), key, size & kBytes) >= 0) return false;
-  if ((size & kSizeMask) <= kShort) {
-    size_t i = slot_of(key.hash, short_slots_.size());
-    while (short_slots_[i].tail != kFree) i = i + 1 == short_slots_.size() ? 0 : i + 1;
-    const uint32_t tail = static_cast<uint32_t>(id) << 5 | (size & kBytes ? 16u : 0u) | (size & kSizeMask);
-    short_slots_[i] = {static_cast<uint32_t>(key.word), static_cast<uint32_t>(key.word >> 32), tail};
+  const bool bytes = is_bytes(id);
+  const uint32_t size = entries_[id].size & kSizeMask;
+  if (size <= kShort) {
+    ShortSlot& slot = short_slots_.find_or_free(key.hash, short_match(key, size, bytes));
+    if (!slot.is_free()) return false;
+    const uint32_t tail = static_cast<uint32_t>(id) << 6 | kind_of(size, bytes);
+    slot = {static_cast<uint32_t>(key.word), static_cast<uint32_t>(key.word >> 32), tail};
   } else {
+    if (find_long(text(id), key, bytes) >= 0) return false;
     size_t i = slot_of(key.hash, long_slots_.size());
     while (long_slots_[i].id != kFree) i = i + 1 == long_slots_.size() ? 0 : i + 1;
     long_slots_[i] = {static_cast<uint32_t>(key.hash), static_cast<uint32_t>(id)};
@@ -133,23 +144,14 @@ bool Vocab::insert(int32_t id, const TextKey& key) {
   return true;
 }
 
-int32_t Vocab::lookup(std::string_view text, const TextKey& key, bool bytes) const {
-  if (text.size() <= kShort) {
-    const uint32_t low = static_cast<uint32_t>(key.word), high = static_cast<uint32_t>(key.word >> 32);
-    const uint32_t kind = (bytes ? 16u : 0u) | static_cast<uint32_t>(text.size());
-    for (size_t i = slot_of(key.hash, short_slots_.size());; i = i + 1 == short_slots_.size() ? 0 : i + 1) {
-      const ShortSlot& slot = short_slots_[i];
-      if (slot.tail == kFree) return -1;
-      if (slot.low == low && slot.high == high && (slot.tail & 31) == kind) return static_cast<int32_t>(slot.tail >> 5);
-    }
-  }
+int32_t Vocab::find_long(std::string_view text, const TextKey& key, bool bytes) const {
   const uint32_t size = static_cast<uint32_t>(text.size()) | (bytes ? kBytes : 0);
   for (size_t i = slot_of(key.hash, long_slots_.size());; i = i + 1 == long_slots_.size() ? 0 : i + 1) {
     const LongSlot slot = long_slots_[i];
     if (slot.id == kFree) return -1;
     if (slot.tag != static_cast<uint32_t>(key.hash)) continue;
     const Entry entry = entries_[slot.id];
-    if (entry.size == size && std::memcmp(blob_.data() + entry.offset, text.data(), text.size()) == 0)
+    if (entry.size == size && std::memcmp(blob_.as<char>() + entry.offset, text.data(), text.size()) == 0)
       return static_cast<int32_t>(slot.id);
   }
 }
@@ -160,7 +162,8 @@ int32_t Vocab::find(std::string_view spelling) const {
     size_t size = 0;
     if (to_bytes(spelling, bytes.data(), &size)) return find_text(std::string_view(bytes).substr(0, size));
   }
-  return lookup(spelling, key_of(spelling), false);
+  const TextKey key = key_of(spelling);
+  return spelling.size() <= kShort ? find_short(key, spelling.size(), false) : find_long(spelling, key, false);
 }
 
 std::string Vocab::spelling(int32_t id) const {

@@ -1,11 +1,14 @@
 // The model's vocabulary: token texts by id, ids by text. Flat arrays only: one blob of text, no allocation a token.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/buffer.h"
+#include "text/tokenizer/line_table.h"
 #include "text/tokenizer/unicode.h"
 
 namespace engine::tok {
@@ -22,12 +25,17 @@ struct TextKey {
   uint64_t hash;
 };
 TextKey key_of(std::string_view text);
+/// The same, faster, of a text with 8 readable bytes from its begin on.
+TextKey key_of_padded(std::string_view text);
 
 class Vocab {
  public:
   /// In byte mode the texts of byte-level tokens ("Ġthe") are held as the bytes they stand for (" the"); the few that
   /// hold a character outside the byte alphabet are kept as they are spelled and marked.
-  explicit Vocab(bool byte_mode) : byte_mode_(byte_mode) {}
+  /// `max_bytes`: more than all spellings together have.
+  Vocab(bool byte_mode, size_t max_bytes) : byte_mode_(byte_mode), blob_(max_bytes + kPadding) {
+    entries_.reserve(std::min(max_bytes / 16, size_t{1} << 20));
+  }
 
   /// `spelling` as in the file; 0 <= id <= kMaxTokenId. False if the id is taken.
   bool add(std::string_view spelling, int32_t id);
@@ -39,10 +47,13 @@ class Vocab {
   int32_t find(std::string_view spelling) const;
   /// By text as held: raw bytes in byte mode.
   int32_t find_text(std::string_view text) const { return find_text(text, key_of(text)); }
-  int32_t find_text(std::string_view text, const TextKey& key) const { return lookup(text, key, byte_mode_); }
-  void prefetch(std::string_view text, const TextKey& key) const {
+  int32_t find_text(std::string_view text, const TextKey& key) const {
+    return text.size() <= kShort ? find_short(key, text.size(), byte_mode_) : find_long(text, key, byte_mode_);
+  }
+  /// Inlined as LineTable's.
+  [[gnu::always_inline]] void prefetch(std::string_view text, const TextKey& key) const {
     if (text.size() <= kShort)
-      __builtin_prefetch(&short_slots_[slot_of(key.hash, short_slots_.size())]);
+      short_slots_.prefetch(key.hash);
     else
       __builtin_prefetch(&long_slots_[slot_of(key.hash, long_slots_.size())]);
   }
@@ -52,7 +63,7 @@ class Vocab {
   }
   /// The text as held. `id` must exist.
   std::string_view text(int32_t id) const {
-    return {blob_.data() + entries_[id].offset, entries_[id].size & kSizeMask};
+    return {blob_.as<char>() + entries_[id].offset, entries_[id].size & kSizeMask};
   }
   /// True if text(id) is bytes and not the spelling.
   bool is_bytes(int32_t id) const { return entries_[id].size & kBytes; }
@@ -84,11 +95,21 @@ class Vocab {
   };
   // Texts of up to 8 bytes, the most by far, are found within their slot.
   static constexpr size_t kShort = 8;
+  static constexpr size_t kPadding = 8;  // readable behind each text
   static constexpr uint32_t kFree = 0xFFFFFFFF;
   struct ShortSlot {
-    uint32_t low, high;  // the text's bytes
-    uint32_t tail;       // id << 5 | bytes flag << 4 | size; kFree
+    uint32_t low = 0, high = 0;  // the text's bytes
+    uint32_t tail = 0;           // id << 6 | 1 << 5 | bytes flag << 4 | size
+    bool is_free() const { return tail == 0; }
+    int32_t id() const { return static_cast<int32_t>(tail >> 6); }
   };
+  static uint32_t kind_of(uint32_t size, bool bytes) { return 32u | (bytes ? 16u : 0u) | size; }
+  /// True for the slot of a text of up to 8 bytes.
+  static auto short_match(const TextKey& key, uint32_t size, bool bytes) {
+    return [word = key.word, kind = kind_of(size, bytes)](const ShortSlot& slot) {
+      return ((word ^ (static_cast<uint64_t>(slot.high) << 32 | slot.low)) | ((slot.tail ^ kind) & 63)) == 0;
+    };
+  }
   struct LongSlot {
     uint32_t tag;
     uint32_t id;  // kFree
@@ -96,14 +117,18 @@ class Vocab {
   static size_t slot_of(uint64_t hash, size_t n_slots) {
     return static_cast<size_t>((hash >> 32) * static_cast<uint64_t>(n_slots) >> 32);
   }
-  int32_t lookup(std::string_view text, const TextKey& key, bool bytes) const;
+  int32_t find_short(const TextKey& key, size_t size, bool bytes) const {
+    const ShortSlot* slot = short_slots_.find(key.hash, short_match(key, static_cast<uint32_t>(size), bytes));
+    return slot != nullptr ? slot->id() : -1;
+  }
+  int32_t find_long(std::string_view text, const TextKey& key, bool bytes) const;
   bool insert(int32_t id, const TextKey& key);
 
   bool byte_mode_;
-  std::string blob_;  // longer than blob_size_ while tokens are being added
+  Buffer blob_;  // what is beyond blob_size_ takes no memory
   size_t blob_size_ = 0;
   std::vector<Entry> entries_;
-  std::vector<ShortSlot> short_slots_;
+  LineTable<ShortSlot> short_slots_;
   std::vector<LongSlot> long_slots_;
   size_t count_ = 0;
   size_t longest_ = 0;
