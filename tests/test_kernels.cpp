@@ -623,8 +623,9 @@ struct TestCache {
       t.kv_store(format, &k[at], &v[at], d_head, i % kv_block_tokens, memory[static_cast<size_t>(i / kv_block_tokens)]->data() + offset);
     }
     if (format == KvFormat::i8) {
-      for (std::vector<float>* values : {&k, &v}) {
-        for (int i = 0; i < n_tokens; ++i) round_to_int8(values->data() + i * d_head, d_head);
+      for (int i = 0; i < n_tokens; ++i) {
+        read_int8(i, true, k.data() + i * d_head);
+        read_int8(i, false, v.data() + i * d_head);
       }
     }
     if (format == KvFormat::bf16) {
@@ -632,11 +633,23 @@ struct TestCache {
       for (float& x : v) x = static_cast<float>(bf16_value(bf16_of(x)));
     }
   }
-  /// As int8 with one scale for all.
-  static void round_to_int8(float* x, int n) {
+  /// x, a token's K or V, becomes what was stored for it: int8 with one scale, which is no worse than the largest magnitude over 127.
+  void read_int8(int token, bool is_k, float* x) const {
+    const int slot = token % kv_block_tokens;
+    const std::byte* part = memory[static_cast<size_t>(token / kv_block_tokens)]->data() + offset;
+    const auto* bytes = reinterpret_cast<const int8_t*>(part) + (is_k ? 0 : kv_block_tokens * d_head);
+    float scale;
+    std::memcpy(&scale, part + 2 * kv_block_tokens * d_head + (slot + (is_k ? 0 : kv_block_tokens)) * 4, sizeof scale);
     float largest = 0;
-    for (int i = 0; i < n; ++i) largest = std::max(largest, std::fabs(x[i]));
-    for (int i = 0; i < n; ++i) x[i] = std::nearbyint(x[i] * (127 / largest)) * (largest / 127);
+    for (int i = 0; i < d_head; ++i) largest = std::max(largest, std::fabs(x[i]));
+    double error = 0, plain = 0;
+    for (int i = 0; i < d_head; ++i) {
+      const float stored = static_cast<float>(bytes[is_k ? i * kv_block_tokens + slot : slot * d_head + i]) * scale;
+      error += std::pow(d(x[i]) - d(stored), 2);
+      plain += std::pow(d(x[i]) - std::nearbyint(d(x[i]) * 127 / d(largest)) * d(largest) / 127, 2);
+      x[i] = stored;
+    }
+    CHECK(error <= plain * 1.0001 + 1e-12);
   }
   static constexpr size_t offset = 128;
   KvFormat format;

@@ -243,7 +243,7 @@ const Row rows[] = {
     {"--stride", nullptr, "N", in_perplexity, "score windows that overlap: the last N tokens of each", [](Options& o, const std::string& v) {
        o.stride = parse_count(v, "--stride", 1, INT64_C(1) << 40);
      }},
-    {"--against", nullptr, "MODEL2", in_perplexity, "also the mean KL divergence from MODEL2 (read as it is stored) and how often both put the same token first",
+    {"--against", nullptr, "MODEL2", in_perplexity, "also the mean KL divergence from MODEL2 (as it comes, without --dtype and --kv-dtype) and how often both put the same token first",
      set_path<&Options::against>},
     {"--ctx", nullptr, "N", generating | in_serve | in_inspect | in_perplexity, "positions the context may take (default: the model's own)",
      [](Options& o, const std::string& v) { o.ctx = parse_count(v, "--ctx", 1, INT64_C(1) << 40); }},

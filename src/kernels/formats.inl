@@ -105,6 +105,7 @@ KERNEL_INLINE Ints dot_signed(Ints sum, Bytes w, Quad a) {
 /// int8: a byte a weight. With dpbusd the stored byte is w + 128, and the sum starts at -128 * (sum of activations); `start` and `get` are
 /// told -8 * that sum, as ActGroup holds it.
 struct Int8Weights {
+  static constexpr bool takes_both = true;  // of a narrow row's two
   using Scale = F16;
   static constexpr int64_t group_bytes = group_quads * quad_bytes;
 #if defined(KERNEL_DOT_VNNI)
@@ -156,6 +157,7 @@ struct Int8Weights {
 
 /// int4: q + 8 in a nibble; the sum starts at -8 * (sum of activations).
 struct Int4Weights {
+  static constexpr bool takes_both = false;
   using Scale = F16;
   static constexpr int64_t group_bytes = group_quads / 2 * quad_bytes;
   static constexpr int offset = 8;
@@ -243,6 +245,7 @@ KERNEL_INLINE Bytes e2m1_doubled(Bytes nibbles) {
 
 /// MXFP4 with quantized activations. With dpbusd 16 is added to the doubled values, with maddubs 12.
 struct Mxfp4Weights {
+  static constexpr bool takes_both = false;
   using Scale = E8m0;
   static constexpr int64_t group_bytes = Int4Weights::group_bytes;
 #if defined(KERNEL_DOT_VNNI)

@@ -44,6 +44,10 @@ struct Matrix {
 inline constexpr int pack_rows = 16;
 /// Columns of an activation row that share a scale.
 inline constexpr int act_group_cols = 32;
+/// Activation rows of fewer columns are quantized twice: what the first 8 bits leave, to 8 bits again. int8 matrices multiply with both:
+/// errors of few columns do not average out, and speed is no concern of models that small. Their scales are looked for, too (quantize_row).
+inline constexpr int64_t narrow_cols = 512;
+constexpr bool is_narrow(int64_t n_cols) { return n_cols < narrow_cols; }
 
 /// How many bytes ahead of its loads a product with one token asks for weights; 0: it leaves that to the hardware's prefetchers, which are
 /// slow to follow on some processors and were hindered on others (SPEED.md). Changes no result.
@@ -102,8 +106,8 @@ struct Table {
   /// out[0..n_cols) = row `row` of w, widened or dequantized (embedding look-up).
   void (*get_row)(const Matrix& w, int64_t row, float* out);
 
-  /// q [n_cols] and float16 scales [ceil(n_cols / group)] of one row in i8 or i4: round to nearest; int4 looks for the scale with the
-  /// least squared error. The same bits on every level. x must be finite.
+  /// q [n_cols] and float16 scales [ceil(n_cols / group)] of one row in i8 or i4: round to nearest; int4, and int8 in narrow rows, look for
+  /// the scale with the least squared error. The same bits on every level. x must be finite.
   void (*quantize_row)(Format format, int group, const float* x, int64_t n_cols, int8_t* q, uint16_t* scales);
   /// Bytes of a packed block: pack_rows rows of n_cols columns. A multiple of 64.
   size_t (*packed_block_bytes)(Format format, int64_t n_cols, int group);
@@ -113,10 +117,10 @@ struct Table {
 
   /// Bytes of a quantized activation row, a multiple of 64.
   size_t (*act_bytes)(int64_t n_cols);
-  /// Quantizes columns [begin, end) of n_rows activation rows, x_stride floats apart in x (of which x is column 0) and row_stride bytes
-  /// apart in `rows`. begin is a multiple of act_group_cols, end too or the number of columns. Each group of columns gets a float32
-  /// scale of its own.
-  void (*quantize_act)(const float* x, int64_t x_stride, int64_t n_rows, int64_t begin, int64_t end, void* rows, int64_t row_stride);
+  /// Quantizes columns [begin, end) of n_rows activation rows of n_cols, x_stride floats apart in x (of which x is column 0) and row_stride
+  /// bytes apart in `rows`. begin is a multiple of act_group_cols, end too or n_cols. Each group of columns gets a float32 scale of its own.
+  void (*quantize_act)(const float* x, int64_t x_stride, int64_t n_rows, int64_t n_cols, int64_t begin, int64_t end, void* rows,
+                       int64_t row_stride);
 
   /// For measuring: `rounds` times the int4 products' innermost work on data in registers, of which this returns the multiply-adds done.
   int64_t (*int8_peak)(int64_t rounds);

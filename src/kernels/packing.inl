@@ -140,22 +140,6 @@ KERNEL_INLINE void round_to_bytes(const float* x, int64_t n, float inverse, floa
   }
 }
 
-KERNEL_INLINE uint16_t float_to_half(float x) {
-  uint32_t u;
-  __builtin_memcpy(&u, &x, 4);
-  const uint16_t sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
-  const uint32_t magnitude = u & 0x7fffffffu;
-  if (magnitude >= 0x477ff000u) return sign | 0x7bffu;  // the largest finite one: a scale must stay finite
-  if (magnitude < 0x38800000u) {
-    float shifted;
-    __builtin_memcpy(&shifted, &magnitude, 4);
-    shifted += 0.5f;
-    __builtin_memcpy(&u, &shifted, 4);
-    return sign | static_cast<uint16_t>(u - 0x3f000000u);
-  }
-  return sign | static_cast<uint16_t>((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13);
-}
-
 /// The sum of 16 floats: the upper half added to the lower, and so on, on every level.
 KERNEL_INLINE float sum_halves(const F (&parts)[wide_parts]) {
   F sums[wide_parts];
@@ -171,7 +155,8 @@ KERNEL_INLINE float sum_halves(const F (&parts)[wide_parts]) {
   return sum[0];
 }
 
-/// float_to_half and back for numbers that are not negative: the bits in each lane, and what they stand for.
+/// Numbers that are not negative to float16 and back: the bits in each lane, and what they stand for. The largest finite one stands for all
+/// above it: a scale must stay finite.
 KERNEL_INLINE F halved(F x, Ints* bits) {
   const Ints magnitude = (Ints)raw(x);
   const Ints subnormal = (Ints)raw(x + F(0.5f)) - 0x3f000000;
@@ -196,13 +181,17 @@ KERNEL_INLINE float group_error(const float* x, int64_t n, float scale, float in
   return sum_halves(partial);
 }
 
-/// The scale of a group, already rounded to float16: for int8 the largest magnitude over 127; for int4 the best of a few shares of the
-/// largest magnitude by squared error, since clipping the largest value a little often serves the others more.
-KERNEL_INLINE uint16_t choose_scale(Format format, const float* x, int64_t n) {
+/// The scale of a group, already rounded to float16: the best of a few shares of the largest magnitude by squared error. In int4 clipping
+/// the largest value a little often serves the others more; in int8 some of so many nearly equal scales happen to suit the group. Not
+/// `search`: the first.
+KERNEL_INLINE uint16_t choose_scale(Format format, const float* x, int64_t n, bool search) {
   const float largest = largest_magnitude(x, n);
-  if (format == Format::i8) return float_to_half(largest / 127);
   constexpr int n_shares = 12;
-  constexpr float shares[16] = {7.0f, 6.75f, 7.25f, 7.5f, 7.75f, 8.0f, 8.25f, 8.5f, 8.75f, 9.0f, 9.25f, 9.5f, 1.0f, 1.0f, 1.0f, 1.0f};
+  constexpr float shares_i4[16] = {7.0f, 6.75f, 7.25f, 7.5f, 7.75f, 8.0f, 8.25f, 8.5f, 8.75f, 9.0f, 9.25f, 9.5f, 1.0f, 1.0f, 1.0f, 1.0f};
+  constexpr float shares_i8[16] = {127.0f, 126.75f, 126.5f, 126.25f, 126.0f, 125.75f, 125.5f, 125.25f, 125.0f, 124.75f, 124.5f, 124.25f, 1.0f, 1.0f, 1.0f, 1.0f};
+  const bool i8 = format == Format::i8;
+  const float* shares = i8 ? shares_i8 : shares_i4;
+  const float low = i8 ? -127 : -8, high = i8 ? 127 : 7;
   float scales[16], inverses[16];
   int32_t bits[16];
   for (int v = 0; v < wide_parts; ++v) {
@@ -212,10 +201,11 @@ KERNEL_INLINE uint16_t choose_scale(Format format, const float* x, int64_t n) {
     store(inverses + v * lanes, from_raw(scale != 0.0f ? 1.0f / scale : Floats{}));
     __builtin_memcpy(bits + v * lanes, &half, sizeof half);
   }
+  if (!search) return static_cast<uint16_t>(bits[0]);
   int best = 0;
-  float best_error = group_error(x, n, scales[0], inverses[0], -8, 7);
+  float best_error = group_error(x, n, scales[0], inverses[0], low, high);
   for (int i = 1; i < n_shares; ++i) {
-    const float error = group_error(x, n, scales[i], inverses[i], -8, 7);
+    const float error = group_error(x, n, scales[i], inverses[i], low, high);
     if (error < best_error) {
       best_error = error;
       best = i;
@@ -226,12 +216,13 @@ KERNEL_INLINE uint16_t choose_scale(Format format, const float* x, int64_t n) {
 
 KERNEL_ENTRY void quantize_row(Format format, int group, const float* x, int64_t n_cols, int8_t* q, uint16_t* scales) {
   const float low = format == Format::i8 ? -127 : -8, high = format == Format::i8 ? 127 : 7;
+  const bool search = format == Format::i4 || is_narrow(n_cols);
   for (int64_t begin = 0; begin < n_cols; begin += group) {
     const int64_t n = min(group, n_cols - begin);
     float values[max_group];
     int8_t rounded[max_group];
     const int64_t padded = padded_copy(x + begin, n, values);
-    const uint16_t half = choose_scale(format, values, padded);
+    const uint16_t half = choose_scale(format, values, padded, search);
     const float scale = half_to_float(half);
     scales[begin / group] = half;
     round_to_bytes(values, padded, scale != 0 ? 1 / scale : 0.0f, low, high, rounded);
@@ -241,7 +232,8 @@ KERNEL_ENTRY void quantize_row(Format format, int group, const float* x, int64_t
 
 // --- activations ----------------------------------------------------------------------------------------------------------------
 
-/// 32 columns of an activation row; a row is these one after another, so that a kernel needs one pointer a token.
+/// 32 columns of an activation row; a row is these one after another, so that a kernel needs one pointer a token. A narrow row is followed by
+/// another one, of what its own rounding left.
 struct ActGroup {
   int8_t q[act_group];
   float scale;
@@ -250,7 +242,7 @@ struct ActGroup {
 static_assert(sizeof(ActGroup) == 40);
 
 KERNEL_ENTRY size_t act_bytes(int64_t n_cols) {
-  return static_cast<size_t>(round_up(n_act_groups(n_cols) * static_cast<int64_t>(sizeof(ActGroup)), 64));
+  return static_cast<size_t>(round_up((is_narrow(n_cols) ? 2 : 1) * n_act_groups(n_cols) * static_cast<int64_t>(sizeof(ActGroup)), 64));
 }
 
 /// Quantizes `lanes` groups side by side: what is taken over a group's columns (maximum, sum) ends in a lane of one vector.
@@ -288,20 +280,24 @@ KERNEL_INLINE void quantize_groups(const float* const (&x)[lanes], ActGroup* con
   }
 }
 
-KERNEL_ENTRY void quantize_act(const float* x, int64_t x_stride, int64_t n_rows, int64_t begin, int64_t end, void* rows, int64_t row_stride) {
+/// Columns [begin, end) of n_rows rows; `rest`: of what `rows`, quantized already, leaves of them, into the rows that follow.
+__attribute__((noinline, noclone)) void quantize_rows(const float* x, int64_t x_stride, int64_t n_rows, int64_t n_cols, int64_t begin, int64_t end, void* rows,
+                                 int64_t row_stride, bool rest) {
   const float* from[lanes];
   ActGroup* to[lanes];
-  alignas(64) float padded[lanes][act_group];
+  alignas(64) float own[lanes][act_group];
   int n = 0;
   for (int64_t r = 0; r < n_rows; ++r) {
     auto* groups = reinterpret_cast<ActGroup*>(static_cast<uint8_t*>(rows) + r * row_stride);
     for (int64_t c = begin; c < end; c += act_group) {
+      const ActGroup& first = groups[c / act_group];
       from[n] = x + r * x_stride + c;
-      to[n] = groups + c / act_group;
-      if (c + act_group > end) {
-        for (float& value : padded[n]) value = 0.0f;
-        __builtin_memcpy(padded[n], from[n], static_cast<size_t>(end - c) * sizeof(float));
-        from[n] = padded[n];
+      to[n] = groups + c / act_group + (rest ? n_act_groups(n_cols) : 0);
+      if (c + act_group > end || rest) {
+        const int64_t width = min(act_group, end - c);
+        for (int64_t i = width; i < act_group; ++i) own[n][i] = 0;
+        for (int64_t i = 0; i < width; ++i) own[n][i] = rest ? from[n][i] - static_cast<float>(first.q[i]) * first.scale : from[n][i];
+        from[n] = own[n];
       }
       if (++n == lanes) {
         quantize_groups(from, to);
@@ -315,4 +311,10 @@ KERNEL_ENTRY void quantize_act(const float* x, int64_t x_stride, int64_t n_rows,
     to[g] = to[n - 1];
   }
   quantize_groups(from, to);
+}
+
+KERNEL_ENTRY void quantize_act(const float* x, int64_t x_stride, int64_t n_rows, int64_t n_cols, int64_t begin, int64_t end, void* rows,
+                               int64_t row_stride) {
+  quantize_rows(x, x_stride, n_rows, n_cols, begin, end, rows, row_stride, false);
+  if (is_narrow(n_cols)) quantize_rows(x, x_stride, n_rows, n_cols, begin, end, rows, row_stride, true);
 }

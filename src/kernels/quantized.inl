@@ -267,12 +267,12 @@ KERNEL_INLINE void wide_tiles(const uint8_t* wide, int64_t n_groups, const uint8
   }
 }
 
+/// As the table's matmul, with one row of activations a token.
 template <class W>
-KERNEL_ENTRY void matmul_quantized(const Matrix& w, int64_t row_begin, int64_t row_end, const void* x_rows, int64_t x_stride,
-                                   int64_t n_tokens, float* y, int64_t y_stride, void* scratch) {
+__attribute__((noinline, noclone)) void products(const Matrix& w, int64_t row_begin, int64_t row_end, const uint8_t* x, int64_t x_stride,
+                                        int64_t n_tokens, float* y, int64_t y_stride, void* scratch) {
   const BlockLayout<W> layout(w.n_cols, w.group);
   const int64_t bytes = layout.bytes();
-  const auto* x = static_cast<const uint8_t*>(x_rows);
   const auto* data = static_cast<const uint8_t*>(w.data);
   int64_t row = row_begin;
   if (n_tokens >= min_tokens_unpacked) {
@@ -302,6 +302,29 @@ KERNEL_ENTRY void matmul_quantized(const Matrix& w, int64_t row_begin, int64_t r
     else if (packed_tokens > 4 && n_tokens >= 4) packed_block<W, 4>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
     else if (n_tokens >= 2) packed_block<W, 2>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
     else if (n_tokens == 1) packed_block<W, 1>(block, layout, x, x_stride, 1, n_rows, y + row, y_stride);
+  }
+}
+
+template <class W>
+KERNEL_ENTRY void matmul_quantized(const Matrix& w, int64_t row_begin, int64_t row_end, const void* x_rows, int64_t x_stride,
+                                   int64_t n_tokens, float* y, int64_t y_stride, void* scratch) {
+  const auto* x = static_cast<const uint8_t*>(x_rows);
+  products<W>(w, row_begin, row_end, x, x_stride, n_tokens, y, y_stride, scratch);
+  if constexpr (W::takes_both) {
+    if (!is_narrow(w.n_cols)) return;
+    constexpr int64_t some_tokens = 32, some_rows = 4 * pack_rows;
+    alignas(64) float rest[some_tokens * some_rows];
+    x += n_act_groups(w.n_cols) * static_cast<int64_t>(sizeof(ActGroup));
+    for (int64_t t = 0; t < n_tokens; t += some_tokens) {
+      const int64_t n = min(some_tokens, n_tokens - t);
+      for (int64_t row = row_begin; row < row_end; row += some_rows) {
+        const int64_t to = min(row + some_rows, row_end);
+        products<W>(w, row, to, x + t * x_stride, x_stride, n, rest - row, some_rows, scratch);
+        for (int64_t i = 0; i < n; ++i) {
+          for (int64_t r = row; r < to; ++r) y[(t + i) * y_stride + r] += rest[i * some_rows + r - row];
+        }
+      }
+    }
   }
 }
 

@@ -35,8 +35,10 @@ class Arena {
   ActRows rows(int64_t n, int64_t width, bool quantized) {
     ActRows out{floats(n * width), width};
     if (!quantized) return out;
-    out.q_stride = static_cast<int64_t>(kernels::table().act_bytes(width));
-    out.q = bytes(static_cast<size_t>(n * out.q_stride));
+    const auto bytes_of = [](int64_t columns) { return static_cast<int64_t>(kernels::table().act_bytes(columns)); };
+    out.q_stride = bytes_of(width);
+    // Room for fewer columns too (gate_of_width), which take more bytes where they are narrow.
+    out.q = bytes(static_cast<size_t>(n * std::max(out.q_stride, bytes_of(std::min(width, kernels::narrow_cols - 1)))));
     return out;
   }
   size_t used() const { return used_; }
@@ -182,7 +184,7 @@ void Decoder::Impl::will_multiply(Worker& w, const Linear& next, int64_t n_rows)
 }
 
 void Decoder::Impl::quantize(const ActRows& rows, int64_t first, int64_t n, int64_t begin, int64_t end) const {
-  if (rows.q != nullptr) kernel.quantize_act(rows.row(first), rows.width, n, begin, end, rows.q_row(first), rows.q_stride);
+  if (rows.q != nullptr) kernel.quantize_act(rows.row(first), rows.width, n, rows.width, begin, end, rows.q_row(first), rows.q_stride);
 }
 
 void Decoder::Impl::normalize(const NormWeights& weights, const float* in, float* out, int64_t n) const {
@@ -461,7 +463,7 @@ void Decoder::Impl::gated_rows(const Linear& wg, const Linear& wu, const Linear&
         apply_activation(row, spec.gated ? ups + t * width : nullptr, width);
         if (!quantized) std::memcpy(g.row(t) + at, row, static_cast<size_t>(width) * sizeof(float));
       }
-      if (quantized) kernel.quantize_act(gates + first * width - at, width, last - first, at, to, g.q_row(first), g.q_stride);
+      if (quantized) kernel.quantize_act(gates + first * width - at, width, last - first, g.width, at, to, g.q_row(first), g.q_stride);
     }
   }
 }

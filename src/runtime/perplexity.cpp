@@ -116,7 +116,7 @@ PerplexityResult perplexity(std::shared_ptr<const Model> model, Team& team, std:
 
   LogitsRunner runner(model, team, context, options.kv_format);
   std::unique_ptr<LogitsRunner> other;
-  if (against) other = std::make_unique<LogitsRunner>(against, team, context, options.kv_format);
+  if (against) other = std::make_unique<LogitsRunner>(against, team, context, natural_kv_format(*against));
 
   PerplexityResult result;
   double nll = 0, kl = 0;

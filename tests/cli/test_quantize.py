@@ -211,12 +211,21 @@ class RealModels(Case):
             self.assertLessEqual(against["mean_kl"], most)
 
     def test_int8(self):
-        """The weights alone: integer activations cost as much again."""
+        """The weights alone, and the whole as it runs."""
         for name in ("stories260K", "babyllama-105"):
             out, source = fresh(), fixture(name)
             self.succeeds(engine("quantize", source, out, "--dtype", "int8"))
-            against = self.json(engine("perplexity", out, os.path.join(source, "ppl.txt"), "--against", source, "--json", "--dtype", "float32"))
-            self.assertLessEqual(against["mean_kl"], 0.0005)
+            for options in (["--dtype", "float32"], []):
+                against = self.json(engine("perplexity", out, os.path.join(source, "ppl.txt"), "--against", source, "--json", *options))
+                self.assertLessEqual(against["mean_kl"], 0.0005)
+
+    def test_keys_and_values(self):
+        """In int8 beside float weights: the model compared with keeps its own type."""
+        for name in ("stories260K", "babyllama-105"):
+            source = fixture(name)
+            against = self.json(engine("perplexity", source, os.path.join(source, "ppl.txt"), "--against", source, "--json", "--kv-dtype", "int8"))
+            self.assertGreater(against["mean_kl"], 0)
+            self.assertLessEqual(against["mean_kl"], 0.001)
 
 
 if __name__ == "__main__":
