@@ -345,6 +345,7 @@ class Maker:
             kind = kind or self.rng.choices(["usage", "capital", "element", "sum", "talk", "unknown"], [60, 8, 5, 3, 8, 16] if self.focus else [40, 17, 11, 8, 8, 16])[0]
             text, answer = {"usage": self.usage, "capital": self.capital, "element": self.element_question, "sum": self.sum, "talk": self.talk, "unknown": self.unknown}[kind]()
             if kind in ("usage", "unknown", "talk") and self.rng.random() < 0.13: text = self.typo(self.typo(text) if self.rng.random() < 0.3 else text)
+            if kind in ("capital", "element") and self.rng.random() < 0.1: text = self.typo(text, r"\b[a-z]{5,}\b")  # no name of a country or place
             text = self.roughen(text, keep_case=kind == "element", statement=kind == "talk")
             if text and normal(text) not in self.held_back: return text, answer
 
@@ -356,8 +357,8 @@ class Maker:
                 for text in {self.fill(line, self.slots()) for _ in range(n)}: out.append((kind, self.roughen(text, statement=kind == "talk"), answer))
         return out
 
-    def typo(self, text):
-        long = [m for m in re.finditer(r"[a-z]{5,}", text)]
+    def typo(self, text, words=r"[a-z]{5,}"):
+        long = [m for m in re.finditer(words, text)]
         if not long: return text
         m = self.rng.choice(long)
         i = self.rng.randrange(m.start() + 1, m.end() - 1)
@@ -392,9 +393,9 @@ def normal(text):
 
 
 def held_back_questions():
-    path = HERE + "/held_back.tsv"
-    if not os.path.exists(path): return set()
-    return {normal(line.split("\t")[1]) for line in open(path, encoding="utf-8") if line.strip() and not line.startswith("#")}
+    """Both lists, which training must not see."""
+    paths = [f"{HERE}/{name}.tsv" for name in ("held_back", "held_back_2")]
+    return {normal(line.split("\t")[1]) for path in paths if os.path.exists(path) for line in open(path, encoding="utf-8") if line.strip() and not line.startswith("#")}
 
 
 if __name__ == "__main__":

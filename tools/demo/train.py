@@ -3,7 +3,7 @@
   train.py CACHE OUT --minutes 65     CACHE: facts and words (prepare.py); OUT: tokenizer.json, checkpoint.pt (the newest), log.txt
 
 Muon for the matrices, Adam for embeddings and norms. Loss on the answers only."""
-import argparse, json, math, os, time
+import argparse, json, math, os, shutil, time
 
 import torch
 import torch.multiprocessing as mp
@@ -76,6 +76,20 @@ def orthogonal(g):
         a = x @ x.transpose(-2, -1)
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
     return (x.transpose(-2, -1) if turn else x).float()
+
+
+def weights_of(directory):
+    """-> state of Llama(SHAPE), from what export.py wrote (bfloat16, or int8 with a scale a row)."""
+    from safetensors.torch import load_file
+    stored = load_file(directory + "/model.safetensors")
+    get = lambda name: stored[name].float() * (stored[name + "_scale"].float() if name + "_scale" in stored else 1.0)
+    n = SHAPE["n_layers"]
+    at = lambda i, name: get(f"model.layers.{i}.{name}.weight")
+    return {"embed": get("model.embed_tokens.weight"),
+            "wqkvo": torch.stack([torch.stack([at(i, f"self_attn.{x}_proj") for x in "qkvo"]) for i in range(n)]),
+            "w_in": torch.stack([torch.stack([at(i, "mlp.gate_proj"), at(i, "mlp.up_proj")]) for i in range(n)]),
+            "w_down": torch.stack([at(i, "mlp.down_proj") for i in range(n)]),
+            "norms": torch.stack([at(i, name) for i in range(n) for name in ("input_layernorm", "post_attention_layernorm")] + [get("model.norm.weight")])}
 
 
 class Optimizer:
@@ -165,7 +179,7 @@ def work(rank, args, model, grads, counter, barrier, stats, rate, start):
     validation = Maker(args.cache, 1).validation() if rank == 0 else None
     parameters = list(model.parameters())
     optimizer = Optimizer(model) if rank == 0 else None
-    if rank == 0 and args.resume: optimizer.__dict__.update(n=100)
+    if rank == 0 and (args.resume or args.start): optimizer.__dict__.update(n=100)
     step, saved, logged, validated, seen, lost, counted = 0, time.time(), time.time(), time.time(), 0, 0.0, 0
     total = args.minutes * 60
     while True:
@@ -184,7 +198,7 @@ def work(rank, args, model, grads, counter, barrier, stats, rate, start):
             counter.value = 0
             now = time.time()
             fraction = min(1.0, (now - start) / total)
-            warm = min(1.0, (step + 1) / (5 if args.resume else 30))
+            warm = min(1.0, (step + 1) / (5 if args.resume or args.start else 30))
             rate.value = args.rate * warm * (1.0 if fraction < args.hold else max(0.02, (1 - fraction) / (1 - args.hold)))
             all_ = sum(stats)
             summed = {p: sum(g[i] for g in grads) / max(1.0, all_[1].item()) for i, p in enumerate(parameters)}
@@ -223,14 +237,17 @@ def main():
     parser.add_argument("--hold", type=float, default=0.35, help="share of the time before the learning rate falls")
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rate")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--start", metavar="DIRECTORY", help="go on from weights and tokenizer that export.py wrote, like --resume from a checkpoint")
     parser.add_argument("--all-questions", action="store_true", help="train on the written questions that are kept for validation, too")
     parser.add_argument("--focus", action="store_true", help="mostly single written questions: little time to go on from weights that know the rest")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     torch.manual_seed(args.seed)
+    if args.start: shutil.copyfile(args.start + "/tokenizer.json", args.out + "/tokenizer.json")
     if not os.path.exists(args.out + "/tokenizer.json"): make_tokenizer(Maker(args.cache, args.seed, held_back_questions()), args.out + "/tokenizer.json")
     model = Llama(SHAPE)
-    if args.resume: model.load_state_dict(torch.load(args.out + "/checkpoint.pt")["model"])
+    if args.start: model.load_state_dict(weights_of(args.start))
+    elif args.resume: model.load_state_dict(torch.load(args.out + "/checkpoint.pt")["model"])
     print("parameters:", sum(p.numel() for p in model.parameters()), flush=True)
     model.share_memory()
     grads = [[torch.zeros_like(p).share_memory_() for p in model.parameters()] for _ in range(args.workers)]
