@@ -6,6 +6,8 @@ import argparse, json, os
 import torch
 from safetensors.torch import save_file
 
+from train import weights_of
+
 ROLES = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 
 
@@ -26,14 +28,14 @@ def main():
     parser.add_argument("trained")
     parser.add_argument("out")
     parser.add_argument("--dtype", choices=["bfloat16", "int8"], default="bfloat16")
-    parser.add_argument("--before", help="a directory with the checkpoint that TRAINED went on from (train.py --resume)")
+    parser.add_argument("--before", help="what TRAINED went on from: a directory with its checkpoint, or one that this program wrote")
     parser.add_argument("--share", type=float, default=0.85, help="of TRAINED, in the mean with --before")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     trained = torch.load(args.trained + "/checkpoint.pt")
     shape = trained["shape"]
     if args.before:
-        before = torch.load(args.before + "/checkpoint.pt")["model"]
+        before = torch.load(args.before + "/checkpoint.pt")["model"] if os.path.exists(args.before + "/checkpoint.pt") else weights_of(args.before)
         trained["model"] = {name: torch.lerp(before[name], tensor, args.share) for name, tensor in trained["model"].items()}
     print("step", trained["step"])
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "hidden_size": shape["d_model"], "intermediate_size": shape["d_ff"],
