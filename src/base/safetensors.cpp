@@ -76,6 +76,19 @@ Entry read_entry(const std::string& path, const std::string& name, const Json& i
 
 }  // namespace
 
+namespace {
+
+/// What else is found under a name that ends in .safetensors.
+std::string wrong_file_hint(std::span<const std::byte> bytes) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), std::min<size_t>(bytes.size(), 64));
+  if (text.starts_with("version https://git-lfs")) return "a Git LFS pointer in the place of the file: `git lfs pull` fetches it, or `engine pull` the model";
+  if (text.starts_with("GGUF")) return "a GGUF file: load the model's original safetensors";
+  if (text.starts_with("PK")) return "a PyTorch file: load the model's safetensors, or save it with save_pretrained(DIR)";
+  return "is this a safetensors file?";
+}
+
+}  // namespace
+
 SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
   const auto bytes = file_.bytes();
   if (bytes.size() < 8) throw Error(path + ": expected a safetensors file, got " + std::to_string(bytes.size()) + " bytes");
@@ -83,7 +96,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
   for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | std::to_integer<uint64_t>(bytes[i]);
   if (header_bytes > max_header_bytes) {
     throw Error(path + ": header: expected at most 100 MB, got " + std::to_string(header_bytes) + " bytes",
-                "is this a safetensors file?");
+                wrong_file_hint(bytes));
   }
   if (header_bytes > bytes.size() - 8) {
     throw Error(path + ": header: expected " + std::to_string(header_bytes) + " bytes, got a file of " +

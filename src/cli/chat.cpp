@@ -58,6 +58,7 @@ class Chat {
   AnswerForm form_;                      // of that answer
   History history_;
   bool history_warned_ = false;
+  bool failed_ = false;                  // a message had no answer
   std::optional<LineEditor> editor_;     // on a terminal
 };
 
@@ -104,8 +105,7 @@ int Chat::run_on_lines() {
   const bool ask = terminal().stdin_tty && terminal().stderr_tty && !options_.quiet;
   for (;;) {
     if (ask) write_stderr("> ");
-    if (!reader.next(&line)) return exit_done;
-    if (!handle(line)) return exit_done;
+    if (!reader.next(&line) || !handle(line)) return failed_ ? exit_failed : exit_done;
     if (interrupted_) return exit_interrupted;
   }
 }
@@ -123,7 +123,9 @@ bool Chat::handle(const std::string& line) {
     const CommandOutcome outcome = run_chat_command(session_, line);
     if (outcome.clear_screen && interactive_) write_stdout("\x1b[H\x1b[2J");
     notice(outcome.show);
-    if (outcome.toggle_multiline) {
+    if (outcome.toggle_multiline && !editor_) {
+      notice("!multiline: goes with a terminal; here each line is a message.\n");
+    } else if (outcome.toggle_multiline) {
       multiline_ = !multiline_;
       notice(multiline_ ? "Multi-line input is on: an empty line sends.\n" : "Multi-line input is off.\n");
     }
@@ -133,6 +135,7 @@ bool Chat::handle(const std::string& line) {
     if (error.message.starts_with("stdout:")) throw;  // nobody reads on
     session_.restore(before);
     print_error(error);
+    failed_ |= !is_chat_command(line);
     return true;
   }
 }

@@ -49,6 +49,20 @@ Finding check_tensors(Subject& s) {
   std::string text = std::to_string(s.model->tensors().size()) + " tensors, " + std::to_string(s.model->n_parameters()) + " parameters of " +
                      spec.architecture;
   if (!s.model->import_format().empty()) text += ", " + s.model->import_format();
+  // Layers that config.json does not count would be left out without a word.
+  std::string first;
+  int64_t n_beyond = 0;
+  const Checkpoint checkpoint(s.directory);
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    const size_t at = name.find("layers.");
+    if (at == std::string::npos || std::atoll(name.c_str() + at + std::strlen("layers.")) < spec.n_layers) continue;
+    if (first.empty()) first = name;
+    ++n_beyond;
+  }
+  if (n_beyond > 0) {
+    return wrong(text + "; " + std::to_string(n_beyond) + " more belong to layers beyond the " + std::to_string(spec.n_layers) + " of config.json: " + first,
+                 "config.json may be of another model: see num_hidden_layers");
+  }
   return good(text);
 }
 

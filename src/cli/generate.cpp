@@ -136,7 +136,11 @@ int run_generate(const Options& options) {
 
   if (options.json) write_stdout(json_answer(*engine, prompt, result));
   else write_stdout((stream ? "" : safe(result.text)) + "\n");
-  if (!options.quiet) write_stderr(styled(closing_line(result.stats), style::dim, terminal().colour_stderr) + "\n");
+  if (!options.quiet) {
+    std::string line = closing_line(result.stats);
+    if (result.reason == FinishReason::length) line += constraint != nullptr ? ", cut at max_new_tokens: the JSON is not complete" : ", cut at max_new_tokens";
+    write_stderr(styled(line, style::dim, terminal().colour_stderr) + "\n");
+  }
   return guard.interrupted() ? exit_interrupted : exit_done;
 }
 

@@ -53,13 +53,20 @@ std::string sizes_text(uint64_t weights, const MemoryPlan& plan, int64_t ctx) {
          bytes_text(kv_bytes(plan, ctx)) + " for " + std::to_string(ctx) + " positions, scratch " + bytes_text(plan.scratch_bytes) + ")";
 }
 
-/// With --mem: bytes for KV caches. Throws Error if less than the plan.
-uint64_t kv_budget_of_limit(const MemoryPlan& plan, uint64_t limit) {
-  if (plan.total_bytes > limit) {
-    throw Error("--mem: expected at least " + sizes_text(plan.weight_bytes, plan, plan.ctx) + ", got " + bytes_text(limit),
-                plan.largest_ctx > 0 ? "--ctx " + std::to_string(plan.largest_ctx) + " would fit" : "weights and scratch alone do not fit");
+/// The positions that must fit: those asked for, or the few that there must be.
+int64_t least_ctx(const MemoryPlan& plan, const Options& options) { return options.ctx > 0 ? plan.ctx : std::min(plan.ctx, min_ctx); }
+
+/// With --mem: bytes for KV caches. Throws Error if they are too few.
+uint64_t kv_budget_of_limit(const MemoryPlan& plan, const Options& options) {
+  const uint64_t limit = *options.mem_bytes, fixed = plan.weight_bytes + plan.scratch_bytes;
+  const int64_t ctx = least_ctx(plan, options);
+  const uint64_t left = limit > fixed ? limit - fixed : 0;
+  if (left < kv_bytes(plan, ctx)) {
+    const int64_t fitting = positions_in(plan, left);
+    throw Error("--mem: expected at least " + sizes_text(plan.weight_bytes, plan, ctx) + ", got " + bytes_text(limit),
+                fitting > 0 ? "--ctx " + std::to_string(fitting) + " would fit" : "weights and scratch alone do not fit");
   }
-  return limit - plan.weight_bytes - plan.scratch_bytes;
+  return left;
 }
 
 /// Without: of what is available, the tenth that is left out being for all that is not in the plan (the tokenizer, stacks). Weights in mapped
@@ -67,7 +74,7 @@ uint64_t kv_budget_of_limit(const MemoryPlan& plan, uint64_t limit) {
 /// the few that there must be. `has_mem`: the command has an option --mem.
 uint64_t kv_budget_of_machine(const MemoryPlan& plan, const Options& options, bool has_mem) {
   const uint64_t usable = plan.available.bytes / 10 * 9, fixed = plan.owned_bytes + plan.scratch_bytes;
-  const int64_t ctx = options.ctx > 0 ? plan.ctx : std::min(plan.ctx, min_ctx);
+  const int64_t ctx = least_ctx(plan, options);
   const uint64_t left = usable > fixed ? usable - fixed : 0, least = kv_bytes(plan, ctx);
   const auto usable_text = [&] { return bytes_text(usable) + " (what " + plan.available.set_by + " leaves, less a tenth)"; };
   if (left < least) {
@@ -96,7 +103,10 @@ kernels::Format output_format(const Options& options) {
 LoadOptions load_options(const Options& options) {
   LoadOptions load;
   load.dtype = weight_dtype(options);
-  load.group = options.group_size;
+  if (options.group_size && load.dtype != WeightDType::i8 && load.dtype != WeightDType::i4) {
+    throw UsageError("--group-size: goes with --dtype int8 or int4");
+  }
+  load.group = options.group_size.value_or(LoadOptions().group);
   load.output = output_format(options);
   load.adapter = options.adapter;
   return load;
@@ -187,7 +197,8 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   wanted.kv_format = wanted_kv_format(options);
   wanted.chat_template = options.chat_template;
   if (!options.draft.empty()) wanted.draft_directory = resolve_model(options.draft, "main");
-  MemoryPlan plan = plan_memory(load_plan(directory, options), options);
+  const std::shared_ptr<const Model> model = load_plan(directory, options);
+  MemoryPlan plan = plan_memory(model, options);
   const MemoryPlan draft = options.draft.empty() ? MemoryPlan() : draft_plan(wanted.draft_directory, options, plan.ctx);
   // Both caches hold the same positions.
   const double share = static_cast<double>(draft.kv_bytes_per_position) / static_cast<double>(draft.kv_bytes_per_position + plan.kv_bytes_per_position);
@@ -197,15 +208,18 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   plan.kv_bytes += draft.kv_bytes;
   plan.kv_bytes_per_position += draft.kv_bytes_per_position;
   plan.total_bytes += draft.total_bytes;
-  const uint64_t kv_budget = options.mem_bytes ? kv_budget_of_limit(plan, *options.mem_bytes) : kv_budget_of_machine(plan, options, true);
+  const uint64_t kv_budget = options.mem_bytes ? kv_budget_of_limit(plan, options) : kv_budget_of_machine(plan, options, true);
   // Who comes to a server decides how much is asked for, so there it is always bounded.
   if (options.mem_bytes || options.parallel > 0 || plan.kv_bytes > kv_budget) {
     wanted.scheduler.draft_kv_budget_bytes = static_cast<uint64_t>(share * static_cast<double>(kv_budget));
     wanted.scheduler.kv_budget_bytes = kv_budget - wanted.scheduler.draft_kv_budget_bytes;
   }
+  if (options.ctx > model->spec().max_positions && model->spec().max_positions > 0 && !options.quiet) {
+    write_stderr("--ctx: " + std::to_string(options.ctx) + " positions, and the model was made for " + std::to_string(model->spec().max_positions) + "\n");
+  }
   if (plan.kv_bytes > kv_budget && !options.quiet) {
-    write_stderr("context: " + std::to_string(positions_in(plan, kv_budget)) + " of " + std::to_string(plan.ctx) + " positions fit into what " +
-                 plan.available.set_by + " leaves\n");
+    write_stderr("context: " + std::to_string(positions_in(plan, kv_budget)) + " of " + std::to_string(plan.ctx) + " positions fit into " +
+                 (options.mem_bytes ? std::string("--mem") : std::string("what ") + plan.available.set_by + " leaves") + "\n");
   }
   Progress bar("loading", options.quiet);
   wanted.load.progress = [&bar](uint64_t done, uint64_t total) { bar.update(done, total); };
@@ -227,6 +241,13 @@ GenerationConfig make_config(const Engine& engine, const Options& options) {
     length_given |= setting.key == "max_new_tokens" || setting.key == "max_length";
   }
   if (!length_given) config.max_new_tokens = 256;
+  // As Transformers says, and just as little an error.
+  for (const Setting& setting : options.settings) {
+    const bool of_sampling = setting.key == "temperature" || setting.key == "top_k" || setting.key == "top_p" || setting.key == "min_p" || setting.key == "typical_p";
+    if (!of_sampling || config.do_sample || options.quiet) continue;
+    write_stderr(setting.key + ": has no effect without do_sample=True" + (options.parallel > 0 ? ", but where a request asks for sampling" : "") + "\n");
+    break;
+  }
   return config;
 }
 

@@ -22,6 +22,7 @@ Ids read_ids(const std::string& path) {
   if (tensor.dtype != DType::i64 || tensor.shape.size() != 2) {
     throw Error(path + ": input_ids: expected I64 [B, T], got " + std::string(dtype_name(tensor.dtype)) + " " + shape_string(tensor.shape));
   }
+  if (file.tensors().contains("attention_mask")) throw Error(path + ": attention_mask: is not supported, rows are computed whole");
   if (tensor.n_elements() == 0) throw Error(path + ": input_ids: expected at least one id, got " + shape_string(tensor.shape));
   Ids ids{tensor.dim(0), tensor.dim(1), {}};
   ids.values.resize(static_cast<size_t>(tensor.n_elements()));

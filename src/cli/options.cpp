@@ -34,7 +34,7 @@ constexpr char model_help[] = "MODEL\ta Hugging Face model directory, or a Hub i
 constexpr char demo_model_help[] = "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache" OR_DEMO "\n";
 constexpr char model_settings_help[] =
     "MODEL\ta Hugging Face model directory, or a Hub id (ORG/NAME) that is in the local cache" OR_DEMO "\n"
-    "key=value\tgeneration settings with Transformers' names: do_sample=False temperature=0.7 top_p=0.9 max_new_tokens=100 "
+    "key=value\tgeneration settings with Transformers' names: do_sample=False temperature=0.7 top_p=0.9 max_new_tokens=100 (default: 256) "
     "stop_strings='[\"###\"]' ...\n";
 
 const std::vector<Command>& command_table() {
@@ -180,6 +180,11 @@ struct Row {
   std::string (*choices)() = nullptr;  // the words it may be, with blanks between
 };
 
+void set_dtype(Options& o, DTypeChoice dtype) {
+  if (o.dtype != DTypeChoice::automatic && o.dtype != dtype) throw UsageError("--dtype, --load-in-8bit, --load-in-4bit: expected one type of weights, got two");
+  o.dtype = dtype;
+}
+
 const Row rows[] = {
     {"--host", nullptr, "ADDRESS", in_serve, "address to listen at: a number, localhost or unix:PATH (default: 127.0.0.1; 0.0.0.0: all)",
      set_path<&Options::server, &server::ServerOptions::host>},
@@ -262,11 +267,11 @@ const Row rows[] = {
     {"--shard-size", nullptr, "SIZE", in_quantize, "largest file of weights (default: 5G)",
      [](Options& o, const std::string& v) { o.shard_bytes = parse_size(v, "--shard-size"); }},
     {"--dtype", nullptr, "TYPE", computing | in_inspect, "weights in memory: auto (as in the file), float32, bfloat16, float16, int8 or int4",
-     [](Options& o, const std::string& v) { o.dtype = parse_name(v, "--dtype", dtype_names); }, names_in<dtype_names>},
+     [](Options& o, const std::string& v) { set_dtype(o, parse_name(v, "--dtype", dtype_names)); }, names_in<dtype_names>},
     {"--load-in-8bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int8",
-     [](Options& o, const std::string&) { o.dtype = DTypeChoice::int8; }},
+     [](Options& o, const std::string&) { set_dtype(o, DTypeChoice::int8); }},
     {"--load-in-4bit", nullptr, nullptr, computing | in_inspect, "the same as --dtype int4",
-     [](Options& o, const std::string&) { o.dtype = DTypeChoice::int4; }},
+     [](Options& o, const std::string&) { set_dtype(o, DTypeChoice::int4); }},
     {"--adapter", nullptr, "DIR", computing | in_inspect, "LoRA adapter (PEFT) to merge into the weights", set_path<&Options::adapter>},
     {"--draft", nullptr, "MODEL", generating | in_serve,
      "a small model with the same tokenizer that guesses tokens ahead: the same answers, sooner", set_path<&Options::draft>},

@@ -41,7 +41,7 @@ struct Options {
   DTypeChoice dtype = DTypeChoice::automatic;
   std::string adapter;
   std::string draft;  // MODEL as given
-  int group_size = 32;  // int8, int4: columns that share a scale
+  std::optional<int> group_size;  // int8, int4: columns that share a scale (32)
   std::optional<DTypeChoice> output_dtype;  // int8 or int4
   KvDTypeChoice kv_dtype = KvDTypeChoice::automatic;
   int64_t ctx = 0;    // 0: the model's

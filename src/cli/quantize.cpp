@@ -17,7 +17,7 @@ QuantizeOptions quantize_options(const Options& options) {
   QuantizeOptions how;
   if (options.dtype == DTypeChoice::int8) how.format = kernels::Format::i8;
   else if (options.dtype != DTypeChoice::int4) throw UsageError("--dtype: expected int8 or int4", "usage: engine quantize MODEL OUT --dtype int8|int4");
-  how.group = options.group_size;
+  how.group = options.group_size.value_or(how.group);
   how.keep_output = options.keep_output;
   how.output = output_format(options);
   if (options.keep_output && options.output_dtype) throw UsageError("--output-dtype: not together with --keep-output");

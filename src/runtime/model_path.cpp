@@ -23,7 +23,11 @@ bool folder_exists(const fs::path& path) {
 std::string resolve_model(const std::string& model, const std::string& revision) {
   if (is_builtin_directory(model) || folder_exists(model)) return model;
   std::error_code ignored;
-  if (fs::exists(model, ignored)) throw Error(model + ": expected a model directory, got a file", "name the directory that holds config.json");
+  if (fs::exists(model, ignored)) {
+    const bool gguf = model.ends_with(".gguf");
+    throw Error(model + ": expected a model directory, got a file",
+                gguf ? "GGUF is not read: name the directory of the model's original safetensors" : "name the directory that holds config.json");
+  }
   if (!is_hub_id(model)) throw Error(model + ": expected a model directory, found nothing");
 
   check_revision(revision);

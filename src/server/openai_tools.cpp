@@ -69,7 +69,9 @@ Tools read_tools(Fields& fields) {
   const Json* tools = fields.find("tools");
   if (tools != nullptr && !tools->is_array()) bad_field("tools", "a list", *tools);
   if (tools == nullptr || tools->empty()) {
-    fields.only("tool_choice", {"none", "auto"});
+    if (choice != nullptr && !choice->is_null() && *choice != "none" && *choice != "auto") {
+      throw ApiError(400, "tool_choice: goes with tools, got none", "tool_choice", "invalid_value");
+    }
     return out;
   }
   if (tools->size() > max_tools) {

@@ -186,13 +186,19 @@ class Lines(Case):
 
     def test_context_overflow_keeps_the_chat(self):
         path = os.path.join(HERE, "overflow.json")
-        result = self.succeeds(self.chat("one", "x" * 500, "two", "!save " + path, flags=["--ctx", "200"]))
+        result = self.chat("one", "x" * 500, "two", "!save " + path, flags=["--ctx", "200"])
+        self.assertEqual(result.code, 1)  # a message had no answer
         self.assertEqual(result.out, (ALPHABET + "\n") * 2)
         errors = [line for line in result.err.splitlines() if line.startswith("engine: ")]
         self.assertEqual(len(errors), 1)
         self.assertIn("200", errors[0])
         with open(path) as file:
             self.assertEqual([m["content"] for m in json.load(file)["chat_history"][::2]], ["one", "two"])
+
+    def test_no_lines_together(self):
+        result = self.succeeds(self.chat("!multiline", "one", "two"))
+        self.assertEqual(result.out, (ALPHABET + "\n") * 2)
+        self.assertIn("!multiline: goes with a terminal", result.err)
 
     def test_context_full(self):
         result = self.succeeds(self.chat("one", flags=["--ctx", "40"]))

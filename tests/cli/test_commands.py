@@ -3,6 +3,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import stat
 import struct
 import subprocess
@@ -53,6 +54,9 @@ class Usage(Case):
             (["generate", tiny, "-p", "x", "--dtype", "int5"], "--dtype", "'int5'", "bfloat16"),
             (["generate", tiny, "-p", "x", "--kv-dtype", "int7"], "--kv-dtype", "'int7'"),
             (["generate", tiny, "-p", "x", "--isa", "sse9"], "--isa", "'sse9'"),
+            (["generate", tiny, "-p", "x", "--group-size", "64"], "--group-size", "--dtype int8 or int4"),
+            (["generate", tiny, "-p", "x", "--dtype", "int8", "--load-in-4bit"], "--load-in-4bit", "got two"),
+            (["generate", tiny, "-p", "x", "--load-in-4bit", "--dtype", "int8"], "--load-in-4bit", "got two"),
             (["generate", tiny, "-p", "x", "--messages", "m.json"], "-p and --messages"),
             (["generate", tiny, "--messages", "-", "--json-schema", "-"], "--json-schema"),
             (["generate", tiny, "-p", "x", "--raw", "--system-prompt", "y"], "--raw"),
@@ -406,6 +410,10 @@ class Inspect(Case):
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data")
 
 
+def copy_of(directory, name):
+    return shutil.copytree(directory, os.path.join(HERE, name))
+
+
 class Check(Case):
     def report(self, directory, *flags):
         result = engine("check", directory, "--json", *flags)
@@ -424,6 +432,23 @@ class Check(Case):
         self.assertEqual(result.code, 1)
         self.assertIn("\nwrong  " + part + ": " if part != "tensors" else "wrong  tensors: ", result.out)
         return parts[part]
+
+    def test_layers_that_are_not_counted(self):
+        copy = copy_of(fixture("stories260K"), "uncounted")
+        path = os.path.join(copy, "config.json")
+        with open(path) as file:
+            config = json.load(file)
+        config["num_hidden_layers"] = 3
+        with open(path, "w") as file:
+            json.dump(config, file)
+        self.wrong(copy, "tensors", "18 more belong to layers beyond the 3")
+
+    def test_other_files_under_the_name(self):
+        for content, hint in ((b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "git lfs pull"), (b"GGUF" + bytes(60), "GGUF")):
+            copy = copy_of(model(), "not-" + hint.split()[0])
+            with open(os.path.join(copy, "model.safetensors"), "wb") as file:
+                file.write(content)
+            self.assertIn(hint, engine("generate", copy, "-p", "x").err)
 
     def test_good(self):
         parts = self.report(model())
@@ -552,6 +577,23 @@ class Draft(Case):
         self.assertEqual(chat.out.count(ALPHABET), 2)
         self.assertIn("draft     " + model(), chat.out + chat.err)
         self.assertRegex(chat.err, r"27 tokens, .* of \d+ drafted")
+
+    def test_less_memory_is_a_shorter_context(self):
+        plan = json.loads(self.succeeds(engine("inspect", model(), "--ctx", "256", "--json")).out)["plan"]
+        enough = str(plan["total_bytes"])
+        long = model("longer", context=4096)
+        result = self.succeeds(engine("generate", long, "-p", "x", "--mem", enough))
+        self.assertRegex(result.err, r"context: \d+ of 4096 positions fit into --mem\n")
+        self.fails(engine("generate", long, "-p", "x", "--mem", enough, "--ctx", "4096"), 1, "--mem", "4096 positions")
+
+    def test_said_and_done(self):
+        """What is allowed, and not what one may think."""
+        said = lambda *flags: self.succeeds(engine("generate", model(), "-p", "x", *flags)).err
+        self.assertIn("temperature: has no effect without do_sample=True\n", said("temperature=0.5", "do_sample=False"))
+        self.assertNotIn("no effect", said("temperature=0.5", "do_sample=True"))
+        self.assertIn("--ctx: 100000 positions, and the model was made for ", said("--ctx", "100000"))
+        self.assertIn(", cut at max_new_tokens\n", said("max_new_tokens=2"))
+        self.assertNotIn("cut", said())
 
     def test_memory_counts_both(self):
         plan = json.loads(self.succeeds(engine("inspect", model(), "--ctx", "512", "--json")).out)["plan"]
