@@ -31,10 +31,16 @@ std::string lower(std::string text) {
   return text;
 }
 
+bool leads_to(const Route& route, const std::string& path) {
+  const std::string_view wanted = route.path;
+  if (!wanted.ends_with("/*")) return path == wanted;
+  return path.size() > wanted.size() - 1 && path.starts_with(wanted.substr(0, wanted.size() - 1));
+}
+
 const Route* find_route(const std::string& method, const std::string& path) {
   const std::string wanted = method == "HEAD" ? "GET" : method;
   for (const Route& route : all_routes()) {
-    if (path == route.path && wanted == route.method) return &route;
+    if (leads_to(route, path) && wanted == route.method) return &route;
   }
   return nullptr;
 }
@@ -42,7 +48,7 @@ const Route* find_route(const std::string& method, const std::string& path) {
 std::string methods_of(const std::string& path) {
   std::string methods;
   for (const Route& route : all_routes()) {
-    if (path == route.path) methods += std::string(methods.empty() ? "" : ", ") + route.method;
+    if (leads_to(route, path)) methods += std::string(methods.empty() ? "" : ", ") + route.method;
   }
   return methods;
 }

@@ -28,7 +28,7 @@ class App;
 
 struct Route {
   const char* method;
-  const char* path;
+  const char* path;  // '/*' at its end: any name there
   Reply (*handle)(App& app, const Request& request);
   Reply (*error)(const ApiError& error);  // the dialect's form of an error
   bool open = false;                      // needs no key

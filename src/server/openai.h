@@ -49,6 +49,9 @@ struct Generation {
   std::string model;
 };
 
+/// Throws ApiError 404 if a request's `model` is another one than is served.
+void check_model(const App& app, const std::string& name);
+
 /// Fields that chat, completions and responses have in common: sampling, penalties, stops, GenerationConfig's, the model's name.
 /// `max_tokens_name`: the field that bounds the answer; `default_max_tokens`: where nothing does, 0: the context.
 Generation read_generation(App& app, Fields& fields, std::initializer_list<const char*> max_tokens_names, int64_t default_max_tokens);

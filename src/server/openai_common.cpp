@@ -104,18 +104,17 @@ bool read_settings(Fields& fields, GenerationConfig& config) {
   if (given.contains("seed") && given["seed"].is_number_integer() && given["seed"] < 0) {
     given["seed"] = static_cast<uint64_t>(given["seed"].get<int64_t>());
   }
-  config.apply(given, "request", false);
+  try {
+    config.apply(given, "request", false);
+  } catch (const Error& error) {  // "request: KEY: ..."
+    const std::string message = error.message.starts_with("request: ") ? error.message.substr(9) : error.message;
+    const std::string key = message.substr(0, message.find(':'));
+    throw ApiError(400, message, fields.find(key.c_str()) != nullptr ? key : "generation_config", "invalid_value");
+  }
   // In OpenAI's interface a temperature asks for sampling.
   if (!given.contains("do_sample") && (given.contains("temperature") || given.contains("top_p"))) config.do_sample = config.temperature > 0;
   const auto is_given = [&](const char* key) { return given.contains(key) && !given[key].is_null(); };
   return is_given("max_new_tokens") || is_given("max_length");
-}
-
-void check_model(const App& app, const std::string& name) {
-  const std::string plain = name.substr(0, name.find('@'));  // `transformers chat` adds a revision
-  const auto& aliases = app.options.model_aliases;
-  if (plain == app.options.model_name || std::find(aliases.begin(), aliases.end(), plain) != aliases.end()) return;
-  throw ApiError(404, "model: expected '" + app.options.model_name + "', the one served here, got another", "model", "model_not_found");
 }
 
 void check_failed(const GenerationResult& result) {
@@ -133,6 +132,13 @@ void note_answer(App& app, const Work& work, const std::vector<GenerationResult>
 }
 
 }  // namespace
+
+void check_model(const App& app, const std::string& name) {
+  const std::string plain = name.substr(0, name.find('@'));  // `transformers chat` adds a revision
+  const auto& aliases = app.options.model_aliases;
+  if (plain == app.options.model_name || std::find(aliases.begin(), aliases.end(), plain) != aliases.end()) return;
+  throw ApiError(404, "model: expected '" + app.options.model_name + "', the one served here, got another", "model", "model_not_found");
+}
 
 Reply openai_error(const ApiError& error) {
   Reply reply;

@@ -147,19 +147,23 @@ Reply streamed(App& app, const Request& request, CompletionRequest r) {
   return reply;
 }
 
-Reply handle_models(App& app, const Request&) {
+Json model_object(const App& app) {
   static const int64_t started = unix_time();
   const int64_t context = app.engine.scheduler().context();
+  return {{"id", app.options.model_name}, {"object", "model"},          {"created", started},
+          {"owned_by", "engine"},         {"context_length", context}, {"max_model_len", context}};
+}
+
+Reply handle_models(App& app, const Request&) {
   Reply reply;
-  reply.body = dump_json({{"object", "list"},
-                          {"data",
-                           {{{"id", app.options.model_name},
-                             {"object", "model"},
-                             {"created", started},
-                             {"owned_by", "engine"},
-                             {"context_length", context},
-                             {"max_model_len", context}}}}}) +
-               "\n";
+  reply.body = dump_json({{"object", "list"}, {"data", Json::array({model_object(app)})}}) + "\n";
+  return reply;
+}
+
+Reply handle_model(App& app, const Request& request) {
+  check_model(app, request.path.substr(std::string_view("/v1/models/").size()));
+  Reply reply;
+  reply.body = dump_json(model_object(app)) + "\n";
   return reply;
 }
 
@@ -176,6 +180,7 @@ std::span<const Route> openai_routes() {
       {"POST", "/v1/completions", handle_completions, openai_error},
       {"POST", "/v1/responses", handle_responses, openai_error},
       {"GET", "/v1/models", handle_models, openai_error},
+      {"GET", "/v1/models/*", handle_model, openai_error},
   };
   return routes;
 }

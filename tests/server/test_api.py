@@ -140,8 +140,8 @@ class Api(unittest.TestCase):
     def test_settings_of_transformers(self):
         self.assertEqual(self.chat(generation_config=json.dumps({"max_new_tokens": 3, "transformers_version": "5.0"}))["choices"][0]["message"]["content"], "ABC")
         self.assertEqual(self.chat(suppress_tokens=[ord("C")], max_tokens=2)["choices"][0]["message"]["content"], "AB")
-        self.assertIn("repetition_penalty", self.refused(400, None, repetition_penalty="x"))
-        self.assertIn("num_beams", self.refused(400, None, generation_config='{"num_beams": 4}'))
+        self.assertIn("repetition_penalty", self.refused(400, "repetition_penalty", repetition_penalty="x"))
+        self.assertIn("num_beams", self.refused(400, "generation_config", generation_config='{"num_beams": 4}'))
 
     def test_content_parts_and_roles(self):
         parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
@@ -197,6 +197,9 @@ class Api(unittest.TestCase):
     def test_models_and_names(self):
         model, = json.loads(self.server.get("/v1/models")[1])["data"]
         self.assertEqual((model["id"], model["context_length"]), ("alphabet", 4096))
+        self.assertEqual(json.loads(self.server.get("/v1/models/alphabet")[1]), model)
+        self.assertEqual(self.server.get("/v1/models/another")[0], 404)
+        self.assertEqual(self.server.get("/v1/models/")[0], 404)
         for name in ("alphabet", s.alphabet_model(), "alphabet@main"):
             self.chat(model=name, max_tokens=1)
         self.refused(404, "model", model="gpt-4o")
