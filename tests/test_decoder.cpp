@@ -192,18 +192,35 @@ TEST_CASE("drawn shapes with prompts of 200 tokens: the decoder agrees with the 
   }
 }
 
+namespace {
+
+std::shared_ptr<const Model> load_as(const std::string& directory, WeightDType dtype) {
+  LoadOptions options;
+  options.dtype = dtype;
+  return Model::load(directory, options);
+}
+
+struct BitsCase {
+  std::string directory;
+  size_t n_tokens;
+  WeightDType dtype = WeightDType::automatic;
+};
+
+}  // namespace
+
 TEST_CASE("equal bits whatever the threads and the chunks of the prompt") {
-  std::vector<std::pair<std::string, size_t>> cases;  // directory, prompt length
+  std::vector<BitsCase> cases;
   const TempDir dirs[3];
   for (int i = 0; i < 3; ++i) {  // dense, tied with llama3 rope, and with a window; 530 tokens span two segments of attention
     const Shape4& shape = shapes[i == 2 ? 4 : i];
     write_random_model(dirs[i].path(), config_of(shape), shape.dtype, 7);
-    cases.emplace_back(dirs[i].path(), i == 0 ? 530 : 100);
+    cases.push_back({dirs[i].path(), size_t{i == 0 ? 530u : 100u}});
+    if (i > 0) cases.push_back({dirs[i].path(), 70, i == 1 ? WeightDType::i8 : WeightDType::i4});  // rows so narrow that int8 takes them twice
   }
-  for (const std::string& directory : golden_directories(data_file("models"))) cases.emplace_back(directory, 66);
-  for (const auto& [directory, n_tokens] : cases) {
+  for (const std::string& directory : golden_directories(data_file("models"))) cases.push_back({directory, 66});
+  for (const auto& [directory, n_tokens, dtype] : cases) {
     CAPTURE(directory);
-    const auto model = Model::load(directory);
+    const auto model = load_as(directory, dtype);
     const Ids ids = random_ids(n_tokens, model->spec().vocab_size, 3);
     on_every_level([&] {
       const std::vector<float> expected = Rig(model, 1).logits(ids);
@@ -221,9 +238,12 @@ TEST_CASE("equal bits whatever the threads and the chunks of the prompt") {
 }
 
 TEST_CASE("equal bits alone and in ragged batches that mix prompt chunks and single tokens") {
-  for (const std::string& directory : golden_directories(data_file("models"))) {
+  std::vector<BitsCase> cases;
+  for (const std::string& directory : golden_directories(data_file("models"))) cases.push_back({directory, 0});
+  cases.push_back({cases[0].directory, 0, WeightDType::i8});
+  for (const auto& [directory, n_tokens, dtype] : cases) {
     CAPTURE(directory);
-    const auto model = Model::load(directory);
+    const auto model = load_as(directory, dtype);
     on_every_level([&] {
       Rig alone(model, 1), together(model, 2);
       std::mt19937_64 random(5);

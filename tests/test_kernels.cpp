@@ -746,6 +746,19 @@ void set_visible_keys(TestQueries& queries, const AttentionCase& c) {
 
 }  // namespace
 
+TEST_CASE("int8 keys and values do not hide what overflowed") {
+  for (const Table* t : usable_tables()) {
+    INFO("level: ", std::string(t->name));
+    std::vector<float> k(24, 1.0f);
+    k[5] = std::numeric_limits<float>::infinity();
+    Guarded<std::byte> part(t->kv_bytes(KvFormat::i8, 24), std::byte{0});
+    t->kv_store(KvFormat::i8, k.data(), k.data(), 24, 3, part.data());
+    float scale;
+    std::memcpy(&scale, part.data() + 2 * kv_block_tokens * 24 + 3 * 4, sizeof scale);
+    CHECK(std::isinf(scale));
+  }
+}
+
 TEST_CASE("attention is near double precision") {
   for (const Table* t : usable_tables()) {
     for (const KvFormat kv : {KvFormat::f32, KvFormat::bf16, KvFormat::i8}) {

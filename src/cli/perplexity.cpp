@@ -59,6 +59,8 @@ int run_perplexity(const Options& options) {
     Options as_stored = options;  // so that a model can be compared with its own quantized self
     as_stored.dtype = DTypeChoice::automatic;
     as_stored.output_dtype.reset();
+    as_stored.group_size.reset();
+    as_stored.kv_dtype = KvDTypeChoice::automatic;
     against = load_model(resolve_model(options.against, options.revision), as_stored, team);
   }
 

@@ -99,7 +99,8 @@ KERNEL_INLINE float store_scaled(const float* x, int n, int8_t* to, int step) {
     const float magnitude = __builtin_fabsf(x[i]);
     largest = magnitude > largest ? magnitude : largest;
   }
-  if (!(largest > 0 && largest < __builtin_inff())) largest = 0;
+  const bool overflown = largest == __builtin_inff();  // its scale lets all that reads it become NaN, which the sampler refuses
+  if (overflown) largest = 0;
   const int n_tries = n <= 16 ? 64 : 16;
   float best = 127, least = __builtin_inff();
   for (int c = 0; c < n_tries && largest > 0; ++c) {
@@ -123,7 +124,7 @@ KERNEL_INLINE float store_scaled(const float* x, int n, int8_t* to, int step) {
     const float bounded = rounded - 12582912.0f;
     to[i * step] = static_cast<int8_t>(bounded >= -127 && bounded <= 127 ? static_cast<int32_t>(bounded) : 0);
   }
-  return largest / best;
+  return overflown ? __builtin_inff() : largest / best;
 }
 
 KERNEL_ENTRY void kv_store(KvFormat format, const float* k, const float* v, int d_head, int slot, std::byte* part) {

@@ -24,7 +24,7 @@ struct PerplexityOptions {
   /// Ids from one window's start to the next; 0: windows do not overlap. In a window that overlaps the one before, only ids that were not yet
   /// predicted count.
   int64_t stride = 0;
-  kernels::KvFormat kv_format = kernels::KvFormat::f32;
+  kernels::KvFormat kv_format = kernels::KvFormat::f32;  // of the first model; `against` has its natural one
   /// Called after each window with ids done and in all; may be empty.
   std::function<void(int64_t done, int64_t total)> progress;
 };

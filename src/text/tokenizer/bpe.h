@@ -52,7 +52,7 @@ class MergeTable {
   template <class F>
   void for_each(F&& f) const {
     slots_.for_each([&](const Slot& s) {
-      f(static_cast<int32_t>(s.key() >> 24) - 1, static_cast<int32_t>(s.key() & 0xFFFFFF), s.id());
+      f(static_cast<int32_t>(s.key() >> 24) - 2, static_cast<int32_t>(s.key() & 0xFFFFFF), s.id());
     });
   }
 
@@ -65,9 +65,9 @@ class MergeTable {
     uint64_t key() const { return static_cast<uint64_t>(b & 0xFFFF) << 32 | a; }
     int32_t id() const { return static_cast<int32_t>((c & 0xFF) << 16 | b >> 16); }
   };
-  /// 48 bits, never 0.
+  /// 48 bits, never 0, for no token (-1) on the left neither.
   static uint64_t key_of(int32_t left, int32_t right) {
-    return (static_cast<uint64_t>(left) + 1) << 24 | static_cast<uint32_t>(right);
+    return (static_cast<uint64_t>(left) + 2) << 24 | static_cast<uint32_t>(right);
   }
   uint64_t hash_of(uint64_t key) const {
     const uint64_t h = (key ^ key >> 23) * multiplier_;

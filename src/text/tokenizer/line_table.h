@@ -10,15 +10,13 @@
 
 namespace engine::tok {
 
-/// Slot: 12 bytes, free if all of them are zero; `bool is_free() const`. It never grows, and nothing is taken out of
-/// it.
+/// Slot: 12 bytes, `bool is_free() const` true if all of them are zero. It never grows, and nothing is taken out of it.
 template <class Slot>
 class LineTable {
  public:
   /// Empties the table and makes room for n slots.
   void reset(size_t n) {
-    n_lines_ = n * 8 / 5 / kSlots + 2;  // five in eight are filled
-    lines_ = Buffer(n_lines_ * sizeof(Line), true);
+    lines_ = Buffer((n * 8 / 5 / kSlots + 2) * sizeof(Line), true);  // five in eight are filled
   }
 
   /// The slot for which match(slot) is true, or null. `hash` as when it was put in; match is false for free slots.
@@ -45,7 +43,7 @@ class LineTable {
   /// Calls f(slot) for each that is not free.
   template <class F>
   void for_each(F&& f) const {
-    for (const Line* line = lines(); line != lines() + n_lines_; ++line)
+    for (const Line* line = lines(); line != lines() + n_lines(); ++line)
       for (const Slot& slot : line->slots)
         if (!slot.is_free()) f(slot);
   }
@@ -57,11 +55,11 @@ class LineTable {
     Slot slots[kSlots];
   };
   Line* lines() const { return lines_.as<Line>(); }
-  Line* line_of(uint64_t hash) const { return lines() + ((hash >> 32) * static_cast<uint64_t>(n_lines_) >> 32); }
-  Line* next(const Line* line) const { return lines() + (line + 1 == lines() + n_lines_ ? 0 : line + 1 - lines()); }
+  size_t n_lines() const { return lines_.size() / sizeof(Line); }
+  Line* line_of(uint64_t hash) const { return lines() + ((hash >> 32) * static_cast<uint64_t>(n_lines()) >> 32); }
+  Line* next(const Line* line) const { return lines() + (line + 1 == lines() + n_lines() ? 0 : line + 1 - lines()); }
 
   Buffer lines_;
-  size_t n_lines_ = 0;
 };
 
 }  // namespace engine::tok
