@@ -74,10 +74,6 @@ Entry read_entry(const std::string& path, const std::string& name, const Json& i
   return entry;
 }
 
-}  // namespace
-
-namespace {
-
 /// What else is found under a name that ends in .safetensors.
 std::string wrong_file_hint(std::span<const std::byte> bytes) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), std::min<size_t>(bytes.size(), 64));

@@ -43,27 +43,38 @@ Finding absent(std::string text, std::string hint = {}) { return {{}, Verdict::a
 
 // --- the parts ------------------------------------------------------------------------------------------------------------------------
 
+/// Tensors of layers that config.json does not count: they would be left out without a word. Names that begin otherwise than those of the
+/// model's own layers are of other parts, which it need not have.
+std::vector<std::string> uncounted_layers(const Subject& s) {
+  const auto number_at = [](const std::string& name) {  // where a layer's number stands
+    size_t at = 0;
+    while (at < name.size() && !(name[at] >= '0' && name[at] <= '9' && at > 0 && name[at - 1] == '.')) ++at;
+    return at;
+  };
+  std::string prefix;
+  for (const TensorInfo& tensor : s.model->tensors()) {
+    const size_t at = number_at(tensor.name);
+    if (at < tensor.name.size()) prefix = tensor.name.substr(0, at);
+  }
+  std::vector<std::string> out;
+  const Checkpoint checkpoint(s.directory);
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    const bool of_layer = !prefix.empty() && name.starts_with(prefix) && number_at(name) == prefix.size();
+    if (of_layer && std::atoll(name.c_str() + prefix.size()) >= s.model->spec().n_layers) out.push_back(name);
+  }
+  return out;
+}
+
 Finding check_tensors(Subject& s) {
   s.model = load_model(s.directory, s.options, s.team);
   const ModelSpec& spec = s.model->spec();
   std::string text = std::to_string(s.model->tensors().size()) + " tensors, " + std::to_string(s.model->n_parameters()) + " parameters of " +
                      spec.architecture;
   if (!s.model->import_format().empty()) text += ", " + s.model->import_format();
-  // Layers that config.json does not count would be left out without a word.
-  std::string first;
-  int64_t n_beyond = 0;
-  const Checkpoint checkpoint(s.directory);
-  for (const auto& [name, tensor] : checkpoint.tensors()) {
-    const size_t at = name.find("layers.");
-    if (at == std::string::npos || std::atoll(name.c_str() + at + std::strlen("layers.")) < spec.n_layers) continue;
-    if (first.empty()) first = name;
-    ++n_beyond;
-  }
-  if (n_beyond > 0) {
-    return wrong(text + "; " + std::to_string(n_beyond) + " more belong to layers beyond the " + std::to_string(spec.n_layers) + " of config.json: " + first,
-                 "config.json may be of another model: see num_hidden_layers");
-  }
-  return good(text);
+  const std::vector<std::string> beyond = uncounted_layers(s);
+  if (beyond.empty()) return good(text);
+  return wrong(text + "; " + std::to_string(beyond.size()) + " more belong to layers beyond the " + std::to_string(spec.n_layers) + " of config.json: " + beyond[0],
+               "config.json may be of another model: see num_hidden_layers");
 }
 
 bool has_exponent(DType dtype) {

@@ -138,7 +138,11 @@ int run_generate(const Options& options) {
   else write_stdout((stream ? "" : safe(result.text)) + "\n");
   if (!options.quiet) {
     std::string line = closing_line(result.stats);
-    if (result.reason == FinishReason::length) line += constraint != nullptr ? ", cut at max_new_tokens: the JSON is not complete" : ", cut at max_new_tokens";
+    if (result.reason == FinishReason::length) {
+      const bool full = result.stats.prompt_tokens + result.stats.completion_tokens >= engine->scheduler().context();
+      line += full ? ", the context is full" : ", cut at max_new_tokens";
+      if (constraint != nullptr) line += ": the JSON is not complete";
+    }
     write_stderr(styled(line, style::dim, terminal().colour_stderr) + "\n");
   }
   return guard.interrupted() ? exit_interrupted : exit_done;

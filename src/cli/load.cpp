@@ -197,8 +197,7 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   wanted.kv_format = wanted_kv_format(options);
   wanted.chat_template = options.chat_template;
   if (!options.draft.empty()) wanted.draft_directory = resolve_model(options.draft, "main");
-  const std::shared_ptr<const Model> model = load_plan(directory, options);
-  MemoryPlan plan = plan_memory(model, options);
+  MemoryPlan plan = plan_memory(load_plan(directory, options), options);
   const MemoryPlan draft = options.draft.empty() ? MemoryPlan() : draft_plan(wanted.draft_directory, options, plan.ctx);
   // Both caches hold the same positions.
   const double share = static_cast<double>(draft.kv_bytes_per_position) / static_cast<double>(draft.kv_bytes_per_position + plan.kv_bytes_per_position);
@@ -207,15 +206,14 @@ std::unique_ptr<Engine> load_engine(const Options& options) {
   plan.scratch_bytes += draft.scratch_bytes;
   plan.kv_bytes += draft.kv_bytes;
   plan.kv_bytes_per_position += draft.kv_bytes_per_position;
-  plan.total_bytes += draft.total_bytes;
   const uint64_t kv_budget = options.mem_bytes ? kv_budget_of_limit(plan, options) : kv_budget_of_machine(plan, options, true);
   // Who comes to a server decides how much is asked for, so there it is always bounded.
   if (options.mem_bytes || options.parallel > 0 || plan.kv_bytes > kv_budget) {
     wanted.scheduler.draft_kv_budget_bytes = static_cast<uint64_t>(share * static_cast<double>(kv_budget));
     wanted.scheduler.kv_budget_bytes = kv_budget - wanted.scheduler.draft_kv_budget_bytes;
   }
-  if (options.ctx > model->spec().max_positions && model->spec().max_positions > 0 && !options.quiet) {
-    write_stderr("--ctx: " + std::to_string(options.ctx) + " positions, and the model was made for " + std::to_string(model->spec().max_positions) + "\n");
+  if (plan.ctx > plan.trained_ctx && plan.trained_ctx > 0 && !options.quiet) {
+    write_stderr("--ctx: " + std::to_string(plan.ctx) + " positions, and the model was made for " + std::to_string(plan.trained_ctx) + "\n");
   }
   if (plan.kv_bytes > kv_budget && !options.quiet) {
     write_stderr("context: " + std::to_string(positions_in(plan, kv_budget)) + " of " + std::to_string(plan.ctx) + " positions fit into " +

@@ -19,8 +19,8 @@ std::string bytes_text(uint64_t bytes) {
 
 MemoryPlan plan_memory(const std::shared_ptr<const Model>& model, const Options& options) {
   MemoryPlan plan;
-  const int64_t trained = model->spec().max_positions;
-  plan.ctx = options.ctx > 0 ? options.ctx : trained;
+  plan.trained_ctx = model->spec().max_positions;
+  plan.ctx = options.ctx > 0 ? options.ctx : plan.trained_ctx;
   plan.owned_bytes = model->owned_bytes();
   plan.lookup_bytes = model->lookup_bytes();
   plan.weight_bytes = model->weight_bytes() - plan.lookup_bytes;

@@ -12,6 +12,7 @@ namespace engine::cli {
 
 struct MemoryPlan {
   int64_t ctx = 0;             // positions of the one sequence that is planned for
+  int64_t trained_ctx = 0;     // positions the model was made for
   uint64_t weight_bytes = 0;   // in the dtype asked for; without an embedding whose rows are looked up in the file
   uint64_t owned_bytes = 0;    // of them, what is converted; the others lie in the mapped file, and the kernel may drop and read them again
   uint64_t lookup_bytes = 0;   // that embedding

@@ -181,31 +181,34 @@ KERNEL_INLINE float group_error(const float* x, int64_t n, float scale, float in
   return sum_halves(partial);
 }
 
-/// The scale of a group, already rounded to float16: the best of a few shares of the largest magnitude by squared error. In int4 clipping
-/// the largest value a little often serves the others more; in int8 some of so many nearly equal scales happen to suit the group. Not
-/// `search`: the first.
-KERNEL_INLINE uint16_t choose_scale(Format format, const float* x, int64_t n, bool search) {
+/// How a format rounds: its integers, and by what a group's largest magnitude is divided for the scales that are tried, the usual one first
+/// (the last four only fill vectors). In int4 clipping the largest value a little often serves the others more; in int8 some of so many nearly
+/// equal scales happen to suit the group.
+struct Rounding {
+  float low, high;
+  float shares[16];
+};
+constexpr int n_shares = 12;
+constexpr Rounding rounding_i8 = {-127, 127, {127.0f, 126.75f, 126.5f, 126.25f, 126.0f, 125.75f, 125.5f, 125.25f, 125.0f, 124.75f, 124.5f, 124.25f, 1, 1, 1, 1}};
+constexpr Rounding rounding_i4 = {-8, 7, {7.0f, 6.75f, 7.25f, 7.5f, 7.75f, 8.0f, 8.25f, 8.5f, 8.75f, 9.0f, 9.25f, 9.5f, 1, 1, 1, 1}};
+
+/// The scale of a group, already rounded to float16: of those with the least squared error, or without `search` the first.
+KERNEL_INLINE uint16_t choose_scale(const Rounding& how, const float* x, int64_t n, bool search) {
   const float largest = largest_magnitude(x, n);
-  constexpr int n_shares = 12;
-  constexpr float shares_i4[16] = {7.0f, 6.75f, 7.25f, 7.5f, 7.75f, 8.0f, 8.25f, 8.5f, 8.75f, 9.0f, 9.25f, 9.5f, 1.0f, 1.0f, 1.0f, 1.0f};
-  constexpr float shares_i8[16] = {127.0f, 126.75f, 126.5f, 126.25f, 126.0f, 125.75f, 125.5f, 125.25f, 125.0f, 124.75f, 124.5f, 124.25f, 1.0f, 1.0f, 1.0f, 1.0f};
-  const bool i8 = format == Format::i8;
-  const float* shares = i8 ? shares_i8 : shares_i4;
-  const float low = i8 ? -127 : -8, high = i8 ? 127 : 7;
   float scales[16], inverses[16];
   int32_t bits[16];
   for (int v = 0; v < wide_parts; ++v) {
     Ints half;
-    const Floats scale = raw(halved(F(largest) / load(shares + v * lanes), &half));
+    const Floats scale = raw(halved(F(largest) / load(how.shares + v * lanes), &half));
     store(scales + v * lanes, from_raw(scale));
     store(inverses + v * lanes, from_raw(scale != 0.0f ? 1.0f / scale : Floats{}));
     __builtin_memcpy(bits + v * lanes, &half, sizeof half);
   }
   if (!search) return static_cast<uint16_t>(bits[0]);
   int best = 0;
-  float best_error = group_error(x, n, scales[0], inverses[0], low, high);
+  float best_error = group_error(x, n, scales[0], inverses[0], how.low, how.high);
   for (int i = 1; i < n_shares; ++i) {
-    const float error = group_error(x, n, scales[i], inverses[i], low, high);
+    const float error = group_error(x, n, scales[i], inverses[i], how.low, how.high);
     if (error < best_error) {
       best_error = error;
       best = i;
@@ -215,17 +218,17 @@ KERNEL_INLINE uint16_t choose_scale(Format format, const float* x, int64_t n, bo
 }
 
 KERNEL_ENTRY void quantize_row(Format format, int group, const float* x, int64_t n_cols, int8_t* q, uint16_t* scales) {
-  const float low = format == Format::i8 ? -127 : -8, high = format == Format::i8 ? 127 : 7;
+  const Rounding& how = format == Format::i8 ? rounding_i8 : rounding_i4;
   const bool search = format == Format::i4 || is_narrow(n_cols);
   for (int64_t begin = 0; begin < n_cols; begin += group) {
     const int64_t n = min(group, n_cols - begin);
     float values[max_group];
     int8_t rounded[max_group];
     const int64_t padded = padded_copy(x + begin, n, values);
-    const uint16_t half = choose_scale(format, values, padded, search);
+    const uint16_t half = choose_scale(how, values, padded, search);
     const float scale = half_to_float(half);
     scales[begin / group] = half;
-    round_to_bytes(values, padded, scale != 0 ? 1 / scale : 0.0f, low, high, rounded);
+    round_to_bytes(values, padded, scale != 0 ? 1 / scale : 0.0f, how.low, how.high, rounded);
     __builtin_memcpy(q + begin, rounded, static_cast<size_t>(n));
   }
 }
@@ -281,8 +284,8 @@ KERNEL_INLINE void quantize_groups(const float* const (&x)[lanes], ActGroup* con
 }
 
 /// Columns [begin, end) of n_rows rows; `rest`: of what `rows`, quantized already, leaves of them, into the rows that follow.
-__attribute__((noinline, noclone)) void quantize_rows(const float* x, int64_t x_stride, int64_t n_rows, int64_t n_cols, int64_t begin, int64_t end, void* rows,
-                                 int64_t row_stride, bool rest) {
+__attribute__((noinline, noclone, flatten)) void quantize_rows(const float* x, int64_t x_stride, int64_t n_rows, int64_t n_cols, int64_t begin,
+                                                               int64_t end, void* rows, int64_t row_stride, bool rest) {
   const float* from[lanes];
   ActGroup* to[lanes];
   alignas(64) float own[lanes][act_group];

@@ -269,8 +269,8 @@ KERNEL_INLINE void wide_tiles(const uint8_t* wide, int64_t n_groups, const uint8
 
 /// As the table's matmul, with one row of activations a token.
 template <class W>
-__attribute__((noinline, noclone)) void products(const Matrix& w, int64_t row_begin, int64_t row_end, const uint8_t* x, int64_t x_stride,
-                                        int64_t n_tokens, float* y, int64_t y_stride, void* scratch) {
+__attribute__((noinline, noclone, flatten)) void products(const Matrix& w, int64_t row_begin, int64_t row_end, const uint8_t* x, int64_t x_stride,
+                                                          int64_t n_tokens, float* y, int64_t y_stride, void* scratch) {
   const BlockLayout<W> layout(w.n_cols, w.group);
   const int64_t bytes = layout.bytes();
   const auto* data = static_cast<const uint8_t*>(w.data);

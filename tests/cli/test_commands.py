@@ -593,6 +593,7 @@ class Draft(Case):
         self.assertNotIn("no effect", said("temperature=0.5", "do_sample=True"))
         self.assertIn("--ctx: 100000 positions, and the model was made for ", said("--ctx", "100000"))
         self.assertIn(", cut at max_new_tokens\n", said("max_new_tokens=2"))
+        self.assertIn(", the context is full\n", said("--ctx", "40", "eos_token_id=None"))
         self.assertNotIn("cut", said())
 
     def test_memory_counts_both(self):
