@@ -16,9 +16,10 @@ namespace {
 
 bool bit(uint32_t word, int index) { return (word >> index & 1u) != 0; }
 
-bool is_amd() {
+/// The first word of the maker's name.
+uint32_t maker() {
   uint32_t a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(0, &a, &b, &c, &d) != 0 && b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
+  return __get_cpuid(0, &a, &b, &c, &d) != 0 ? b : 0;
 }
 
 uint64_t enabled_state() {
@@ -42,7 +43,8 @@ CpuFeatures detect_cpu() {
   const uint64_t state = enabled_state();
   constexpr uint64_t ymm = 0x6;    // SSE and AVX
   constexpr uint64_t zmm = 0xe6;   // and opmask, ZMM_Hi256, Hi16_ZMM
-  features.slow_prefetchers = is_amd() && family >= 0x1a;
+  features.is_intel = maker() == signature_INTEL_ebx;
+  features.is_zen5 = maker() == signature_AMD_ebx && family >= 0x1a;
   features.avx2 = (state & ymm) == ymm && bit(b, 5) && fma && f16c;
   const bool f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31), cd = bit(b, 28);
   features.avx512 = features.avx2 && (state & zmm) == zmm && f && dq && bw && vl && cd;

@@ -10,7 +10,8 @@ struct CpuFeatures {
   bool avx512 = false;       // AVX-512 F, BW, DQ, VL, with the zmm and mask state saved; implies avx2
   bool avx512_vnni = false;  // implies avx512
   bool avx512_bf16 = false;  // implies avx512_vnni
-  bool slow_prefetchers = false;  // no instructions: AMD's Zen 5 (family 1Ah) and later, see weights_ahead in kernels.h
+  bool is_intel = false;     // the makers, for weights_ahead in kernels.h
+  bool is_zen5 = false;      // AMD's family 1Ah, or later
   bool dotprod = false;      // SDOT
   bool i8mm = false;         // SMMLA and the bfloat16 instructions; implies dotprod
 };

@@ -24,7 +24,12 @@ extern const Table dotprod_table;
 extern const Table i8mm_table;
 #endif
 
-const int64_t weights_ahead = detect_cpu().slow_prefetchers ? 2048 : 0;
+const WeightsAhead weights_ahead = [] {
+  const CpuFeatures cpu = detect_cpu();
+  if (cpu.is_zen5) return WeightsAhead{2048, 0};
+  if (cpu.is_intel && cpu.avx512) return WeightsAhead{1024, 8192};
+  return WeightsAhead{};
+}();
 
 namespace {
 

@@ -49,9 +49,13 @@ inline constexpr int act_group_cols = 32;
 inline constexpr int64_t narrow_cols = 512;
 constexpr bool is_narrow(int64_t n_cols) { return n_cols < narrow_cols; }
 
-/// How many bytes ahead of its loads a product with one token asks for weights; 0: it leaves that to the hardware's prefetchers, which are
-/// slow to follow on some processors and were hindered on others (SPEED.md). Changes no result.
-extern const int64_t weights_ahead;
+/// How many bytes ahead of its loads a product with one token asks for weights: `near` for the first-level cache, `far` for the second; 0: it
+/// leaves that to the hardware's prefetchers, which are slow to follow on some processors and were hindered on others (SPEED.md). Weights that
+/// lie as in the file are asked for only where there is a `far`. Changes no result.
+struct WeightsAhead {
+  int64_t near = 0, far = 0;
+};
+extern const WeightsAhead weights_ahead;
 
 /// Element types of the KV cache.
 enum class KvFormat : uint8_t { f32, bf16, i8, count };

@@ -57,37 +57,47 @@ template <class Type, int R, int T>
 KERNEL_INLINE void direct_tile(const typename Type::Element* w, int64_t w_stride, int64_t n_cols, const float* x, int64_t x_stride,
                                float* y, int64_t y_step, int64_t y_stride) {
   using Element = typename Type::Element;
-  const Element* row[R];
-  for (int64_t r = 0; r < R; ++r) row[r] = w + r * w_stride;
-  F acc[R][T];
-  for (auto& sums : acc) {
-    for (F& sum : sums) sum = F(0.0f);
-  }
+  Floats sums[R][T] = {};  // gcc's own vectors: of xsimd's arrays, gcc 12 keeps each sum in memory from step to step
+  const auto add = [&](auto&& weights_at, auto&& x_at) __attribute__((always_inline)) {
+    Floats xs[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) xs[t] = raw(x_at(x + t * x_stride));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const F ws = weights_at(w + r * w_stride);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sums[r][t] = raw(fma(ws, from_raw(xs[t]), from_raw(sums[r][t])));
+    }
+  };
+  const auto add_lanes = [&](int64_t k) __attribute__((always_inline)) {
+    add([=](const Element* p) __attribute__((always_inline)) { return Type::load(p + k); },
+        [=](const float* p) __attribute__((always_inline)) { return load(p + k); });
+  };
   int64_t k = 0;
-  for (; k + lanes <= n_cols; k += lanes) {
-    F xs[T];
-    for (int t = 0; t < T; ++t) xs[t] = load(x + t * x_stride + k);
-    for (int r = 0; r < R; ++r) {
-      const F ws = Type::load(row[r] + k);
-      for (int t = 0; t < T; ++t) acc[r][t] = fma(ws, xs[t], acc[r][t]);
+  if constexpr (R == row_streams && T == 1) {
+    constexpr int64_t line = 64 / sizeof(Element);
+    const WeightsAhead ahead = weights_ahead;
+    for (const int64_t end = ahead.far == 0 ? 0 : n_cols; k + line <= end; k += line) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) ask_for(w + r * w_stride + k, ahead, 64);
+#pragma GCC unroll 16
+      for (int64_t at = 0; at < line; at += lanes) add_lanes(k + at);
     }
   }
+  for (; k + lanes <= n_cols; k += lanes) add_lanes(k);
   if (k < n_cols) {
-    F xs[T];
-    for (int t = 0; t < T; ++t) xs[t] = load_first<F32>(x + t * x_stride + k, n_cols - k);
-    for (int r = 0; r < R; ++r) {
-      const F ws = load_first<Type>(row[r] + k, n_cols - k);
-      for (int t = 0; t < T; ++t) acc[r][t] = fma(ws, xs[t], acc[r][t]);
-    }
+    const int64_t n = n_cols - k;
+    add([=](const Element* p) __attribute__((always_inline)) { return load_first<Type>(p + k, n); },
+        [=](const float* p) __attribute__((always_inline)) { return load_first<F32>(p + k, n); });
   }
   for (int t = 0; t < T; ++t) {
     if constexpr (R % 4 == 0) {
       for (int r = 0; r < R; r += 4) {
-        const Float4 sums = sum_lanes(acc[r][t], acc[r + 1][t], acc[r + 2][t], acc[r + 3][t]);
-        for (int i = 0; i < 4; ++i) y[t * y_stride + (r + i) * y_step] = sums[i];
+        const Float4 four = sum_lanes(from_raw(sums[r][t]), from_raw(sums[r + 1][t]), from_raw(sums[r + 2][t]), from_raw(sums[r + 3][t]));
+        for (int i = 0; i < 4; ++i) y[t * y_stride + (r + i) * y_step] = four[i];
       }
     } else {
-      for (int r = 0; r < R; ++r) y[t * y_stride + r * y_step] = sum_lanes(acc[r][t]);
+      for (int r = 0; r < R; ++r) y[t * y_stride + r * y_step] = sum_lanes(from_raw(sums[r][t]));
     }
   }
 }

@@ -35,6 +35,7 @@ KERNEL_INLINE void mxfp4_tile(const uint8_t* block, int64_t block_stride, int64_
   constexpr int64_t span_groups = BlockLayout<Mxfp4Weights>::span_scales, scale_bytes = BlockLayout<Mxfp4Weights>::scale_bytes;
   for (auto& stream : acc) clear<1, T>(stream);
   const uint8_t* scales = block;
+  const WeightsAhead ahead = weights_ahead;
   // Three tokens a pointer: the others are reached by address arithmetic, and a dozen pointers would not fit the registers.
   constexpr int n_pointers = (T + 2) / 3;
   const float* rows[n_pointers];
@@ -43,6 +44,11 @@ KERNEL_INLINE void mxfp4_tile(const uint8_t* block, int64_t block_stride, int64_
     if (g % span_groups == 0) {
       scales = block;
       block += span_scale_bytes;
+    }
+    if constexpr (S == row_streams && T == 1) {
+      if (ahead.far != 0) {
+        for (int s = 0; s < S; ++s) ask_for(block + s * block_stride, ahead, Mxfp4Weights::group_bytes);
+      }
     }
     for (int v = 0; v < row_vectors; ++v) {
       Floats sums[S][T] = {};

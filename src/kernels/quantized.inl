@@ -90,7 +90,7 @@ KERNEL_INLINE void store_tile(const F (&acc)[T][B * row_vectors], int64_t n_rows
 }
 
 /// As weights_ahead, with several tokens, whose work between two loads keeps hardware prefetchers from running ahead.
-constexpr int64_t prefetch_bytes = 4096;
+constexpr WeightsAhead ahead_of_several{4096, 0};
 
 /// S blocks, block_stride bytes apart, against T tokens, read side by side straight from memory: hardware prefetchers follow several
 /// streams much faster than one.
@@ -102,7 +102,8 @@ KERNEL_INLINE void packed_tile(const uint8_t* block, int64_t block_stride, const
   for (auto& stream : acc) clear<1, T>(stream);
   using Stored = typename W::Scale::Element;
   constexpr bool narrow = sizeof(Stored) == 1;  // a scale for each group then
-  const int64_t half = layout.span_groups / 2, ahead = T > 1 ? prefetch_bytes : weights_ahead;
+  const int64_t half = layout.span_groups / 2;
+  const WeightsAhead ahead = T > 1 ? ahead_of_several : weights_ahead;
   for (int64_t g = 0; g < layout.n_groups; ++g) {
     const uint8_t* scales = block;
     const int64_t in_span = g & (layout.span_groups - 1);
@@ -113,9 +114,7 @@ KERNEL_INLINE void packed_tile(const uint8_t* block, int64_t block_stride, const
 #pragma GCC unroll 4
     for (int i = 0; i < S; ++i) {
       const uint8_t* const data[1] = {block + i * block_stride};
-      if (ahead != 0) {
-        for (int64_t at = 0; at < W::group_bytes; at += 64) __builtin_prefetch(data[0] + ahead + at);
-      }
+      ask_for(data[0], ahead, W::group_bytes);
       const Stored* const group_scales[1] = {reinterpret_cast<const Stored*>(scales + i * block_stride)};
       add_group<W, typename W::Scale, 1, T>(data, group_scales, act, g, acc[i]);
     }
@@ -387,14 +386,15 @@ KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
 
 /// Four streams with prefetches ahead: faster than one or eight on every machine that was tried.
 KERNEL_ENTRY uint64_t read_all(const void* data, size_t n) {
-  constexpr size_t n_streams = 4, line = 64, ahead = 1024;
+  constexpr size_t n_streams = 4, line = 64;
+  const WeightsAhead ahead{1024, weights_ahead.far};
   const size_t run = n / n_streams;
   const auto* bytes = static_cast<const uint8_t*>(data);
   Ints sums[n_streams] = {};
   for (size_t i = 0; i < run; i += line) {
     for (size_t s = 0; s < n_streams; ++s) {
       const uint8_t* p = bytes + s * run + i;
-      __builtin_prefetch(p + ahead);
+      ask_for(p, ahead, line);
       for (size_t at = 0; at < line; at += sizeof(Ints)) sums[s] ^= load_as<Ints>(p + at);
     }
   }

@@ -63,6 +63,17 @@ KERNEL_INLINE V load_as(const T* p) {
   return v;
 }
 
+/// Asks for the `bytes` (a multiple of a line, or one line) that lie `ahead` behind p.
+KERNEL_INLINE void ask_for(const void* p, const WeightsAhead& ahead, int64_t bytes) {
+  const auto* from = static_cast<const char*>(p);
+  if (ahead.near != 0) {
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + ahead.near + at);
+  }
+  if (ahead.far != 0) {
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + ahead.far + at, 0, 2);
+  }
+}
+
 // --- element types: how a format's elements become floats ---------------------------------------------------------------
 
 struct F32 {
