@@ -100,10 +100,18 @@ KERNEL_INLINE Ints dot_signed(Ints sum, Bytes w, Quad a) {
 #endif
 }
 
+/// 32 columns of an activation row; a row is these one after another, so that a kernel needs one pointer a token. A narrow row is followed by
+/// another one, of what its own rounding left.
+struct ActGroup {
+  int8_t q[act_group];
+  float scale;
+  int32_t correction_8, correction_128;  // -8 and -128 times the sum of q: what weights stored with such an offset add too much, negated
+};
+static_assert(sizeof(ActGroup) == 44);
+
 // --- formats: stored quads, and the exact sum of a group's products -----------------------------------------------------------
 
-/// int8: a byte a weight. With dpbusd the stored byte is w + 128, and the sum starts at -128 * (sum of activations); `start` and `get` are
-/// told -8 * that sum, as ActGroup holds it.
+/// int8: a byte a weight. With dpbusd the stored byte is w + 128, and the sum starts at -128 * (sum of activations).
 struct Int8Weights {
   static constexpr bool takes_both = true;  // of a narrow row's two
   using Scale = F16;
@@ -132,15 +140,15 @@ struct Int8Weights {
     KERNEL_INLINE void fold() {}
 #if defined(KERNEL_DOT_WORDS)
     int32x4_t low, high;  // two sums a row: of the first and the last two columns of each quad
-    KERNEL_INLINE void start(int32_t) { low = high = vdupq_n_s32(0); }
+    KERNEL_INLINE void start(const ActGroup&) { low = high = vdupq_n_s32(0); }
     KERNEL_INLINE void add(Bytes w, Quad a) {
       low = vpadalq_s16(low, vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8((int8x16_t)a)));
       high = vpadalq_s16(high, vmull_high_s8((int8x16_t)w, (int8x16_t)a));
     }
-    KERNEL_INLINE Ints get(int32_t) const { return (Ints)vpaddq_s32(low, high); }
+    KERNEL_INLINE Ints get(const ActGroup&) const { return (Ints)vpaddq_s32(low, high); }
 #else
     Ints total;
-    KERNEL_INLINE void start(int32_t correction) { total = (Ints{} + correction) * (offset / 8); }
+    KERNEL_INLINE void start(const ActGroup& act) { total = Ints{} + (offset != 0 ? act.correction_128 : 0); }
     KERNEL_INLINE void add(Bytes w, Quad a) {
 #if defined(KERNEL_DOT_VNNI)
       total = dot_unsigned(total, w, a);
@@ -150,7 +158,7 @@ struct Int8Weights {
       total = dot_signed(total, w, a);
 #endif
     }
-    KERNEL_INLINE Ints get(int32_t) const { return total; }
+    KERNEL_INLINE Ints get(const ActGroup&) const { return total; }
 #endif
   };
 };
@@ -182,20 +190,20 @@ struct Int4Weights {
     KERNEL_INLINE void fold() {}
 #if defined(KERNEL_DOT_PAIRS)
     Shorts pairs;  // eight quads of at most 2 * 15 * 127 stay below 2^15
-    KERNEL_INLINE void start(int32_t) { pairs = Shorts{}; }
+    KERNEL_INLINE void start(const ActGroup&) { pairs = Shorts{}; }
     KERNEL_INLINE void add(Bytes w, Quad a) { pairs += mul_pairs(w, a); }
-    KERNEL_INLINE Ints get(int32_t correction) const { return add_pairs(pairs) + correction; }
+    KERNEL_INLINE Ints get(const ActGroup& act) const { return add_pairs(pairs) + act.correction_8; }
 #elif defined(KERNEL_DOT_WORDS)
     int16x8_t low, high;  // rows 0 and 1, rows 2 and 3; eight quads of 15 * 127 stay below 2^15
-    KERNEL_INLINE void start(int32_t) { low = high = vdupq_n_s16(0); }
+    KERNEL_INLINE void start(const ActGroup&) { low = high = vdupq_n_s16(0); }
     KERNEL_INLINE void add(Bytes w, Quad a) {
       low = vmlal_s8(low, vget_low_s8((int8x16_t)w), vget_low_s8((int8x16_t)a));
       high = vmlal_high_s8(high, (int8x16_t)w, (int8x16_t)a);
     }
-    KERNEL_INLINE Ints get(int32_t correction) const { return (Ints)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)) + correction; }
+    KERNEL_INLINE Ints get(const ActGroup& act) const { return (Ints)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)) + act.correction_8; }
 #else
     Ints total;
-    KERNEL_INLINE void start(int32_t correction) { total = Ints{} + correction; }
+    KERNEL_INLINE void start(const ActGroup& act) { total = Ints{} + act.correction_8; }
     KERNEL_INLINE void add(Bytes w, Quad a) {
 #if defined(KERNEL_DOT_VNNI)
       total = dot_unsigned(total, w, a);
@@ -203,7 +211,7 @@ struct Int4Weights {
       total = dot_signed(total, w, a);
 #endif
     }
-    KERNEL_INLINE Ints get(int32_t) const { return total; }
+    KERNEL_INLINE Ints get(const ActGroup&) const { return total; }
 #endif
   };
 };
@@ -230,7 +238,9 @@ struct E8m0 {
 template <int z>
 KERNEL_INLINE Bytes e2m1_doubled(Bytes nibbles) {
 #if defined(__AVX2__)
-  const __m128i values = _mm_setr_epi8(z, z + 1, z + 2, z + 3, z + 4, z + 6, z + 8, z + 12, z, z - 1, z - 2, z - 3, z - 4, z - 6, z - 8, z - 12);
+  const auto plus = [](int value) { return static_cast<char>(static_cast<uint8_t>(value + z)); };
+  const __m128i values = _mm_setr_epi8(plus(0), plus(1), plus(2), plus(3), plus(4), plus(6), plus(8), plus(12), plus(0), plus(-1), plus(-2),
+                                       plus(-3), plus(-4), plus(-6), plus(-8), plus(-12));
 #endif
 #if defined(__AVX512BW__)
   return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), (__m512i)nibbles);
@@ -243,13 +253,13 @@ KERNEL_INLINE Bytes e2m1_doubled(Bytes nibbles) {
 #endif
 }
 
-/// MXFP4 with quantized activations. With dpbusd 16 is added to the doubled values, with maddubs 12.
+/// MXFP4 with quantized activations. With dpbusd 128 is added to the doubled values, with maddubs 12.
 struct Mxfp4Weights {
   static constexpr bool takes_both = false;
   using Scale = E8m0;
   static constexpr int64_t group_bytes = Int4Weights::group_bytes;
 #if defined(KERNEL_DOT_VNNI)
-  static constexpr int offset = 16;
+  static constexpr int offset = 128;
 #elif defined(KERNEL_DOT_PAIRS)
   static constexpr int offset = 12;
 #else
@@ -274,14 +284,14 @@ struct Mxfp4Weights {
     static constexpr int most_quads = 4;  // of at most 2 * 24 * 127 stay below 2^15
     Shorts pairs;
     Ints total;
-    KERNEL_INLINE void start(int32_t correction) { total = Ints{} + correction / 8 * offset, pairs = Shorts{}; }
+    KERNEL_INLINE void start(const ActGroup& act) { total = Ints{} + act.correction_8 / 8 * offset, pairs = Shorts{}; }
     KERNEL_INLINE void add(Bytes w, Quad a) { pairs += mul_pairs(w, a); }
     KERNEL_INLINE void fold() { total += add_pairs(pairs), pairs = Shorts{}; }
-    KERNEL_INLINE Ints get(int32_t) const { return total; }
+    KERNEL_INLINE Ints get(const ActGroup&) const { return total; }
 #else
     static constexpr int most_quads = group_quads;
     Ints total;
-    KERNEL_INLINE void start(int32_t correction) { total = Ints{} + correction * (offset / 8); }
+    KERNEL_INLINE void start(const ActGroup& act) { total = Ints{} + (offset != 0 ? act.correction_128 : 0); }
     KERNEL_INLINE void add(Bytes w, Quad a) {
 #if defined(KERNEL_DOT_VNNI)
       total = dot_unsigned(total, w, a);
@@ -290,7 +300,7 @@ struct Mxfp4Weights {
 #endif
     }
     KERNEL_INLINE void fold() {}
-    KERNEL_INLINE Ints get(int32_t) const { return total; }
+    KERNEL_INLINE Ints get(const ActGroup&) const { return total; }
 #endif
   };
 };

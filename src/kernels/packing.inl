@@ -235,15 +235,6 @@ KERNEL_ENTRY void quantize_row(Format format, int group, const float* x, int64_t
 
 // --- activations ----------------------------------------------------------------------------------------------------------------
 
-/// 32 columns of an activation row; a row is these one after another, so that a kernel needs one pointer a token. A narrow row is followed by
-/// another one, of what its own rounding left.
-struct ActGroup {
-  int8_t q[act_group];
-  float scale;
-  int32_t correction;  // -8 * sum of q: what weights stored with an offset of 8 add too much, negated
-};
-static_assert(sizeof(ActGroup) == 40);
-
 KERNEL_ENTRY size_t act_bytes(int64_t n_cols) {
   return static_cast<size_t>(round_up((is_narrow(n_cols) ? 2 : 1) * n_act_groups(n_cols) * static_cast<int64_t>(sizeof(ActGroup)), 64));
 }
@@ -279,7 +270,8 @@ KERNEL_INLINE void quantize_groups(const float* const (&x)[lanes], ActGroup* con
   const Ints sum = fold(sums, [](Ints a, Ints b) { return a + b; });
   for (int g = 0; g < lanes; ++g) {
     to[g]->scale = scales[g];
-    to[g]->correction = -8 * sum[g];
+    to[g]->correction_8 = -8 * sum[g];
+    to[g]->correction_128 = -128 * sum[g];
   }
 }
 

@@ -34,7 +34,7 @@ KERNEL_INLINE void add_group(const uint8_t* const (&data)[B], const typename Sca
                              const ActGroup* const (&act)[T], int64_t g, F (&acc)[T][B * row_vectors]) {
   typename W::Sum sums[T][B * row_vectors];
   for (int t = 0; t < T; ++t) {
-    for (auto& sum : sums[t]) sum.start(act[t][g].correction);
+    for (auto& sum : sums[t]) sum.start(act[t][g]);
   }
   constexpr int most = W::Sum::most_quads;
 #pragma GCC unroll 2
@@ -55,7 +55,7 @@ KERNEL_INLINE void add_group(const uint8_t* const (&data)[B], const typename Sca
       const F ws = Scale::load(scales[b] + v * lanes);
       for (int t = 0; t < T; ++t) {
         const int i = b * row_vectors + v;
-        const F products = from_raw(__builtin_convertvector(sums[t][i].get(act[t][g].correction), Floats));
+        const F products = from_raw(__builtin_convertvector(sums[t][i].get(act[t][g]), Floats));
         acc[t][i] = fma(products, ws * F(act[t][g].scale), acc[t][i]);
       }
     }
@@ -198,7 +198,7 @@ KERNEL_INLINE void add_half_group(const uint8_t* data, const float* scales, cons
   constexpr int token_pairs = wide_tokens / 2, row_pairs = pack_rows / 4;
   int32x4_t sums[token_pairs][row_pairs];
   for (int p = 0; p < token_pairs; ++p) {
-    const int32_t first = act[2 * p][g].correction * (W::offset / 8), second = act[2 * p + 1][g].correction * (W::offset / 8);
+    const int32_t first = act[2 * p][g].correction_8 * (W::offset / 8), second = act[2 * p + 1][g].correction_8 * (W::offset / 8);
     for (auto& sum : sums[p]) sum = int32x4_t{first, first, second, second};
   }
 #pragma GCC unroll 4
@@ -227,11 +227,14 @@ KERNEL_INLINE void add_half_group(const uint8_t* data, const float* scales, cons
 }
 #endif
 
-/// All tokens (at least wide_tokens) against wide_blocks unpacked blocks.
+/// All tokens (at least wide_tokens) against wide_blocks unpacked blocks. Meanwhile asks for the next_bytes that will be unpacked then.
 template <class W>
 KERNEL_INLINE void wide_tiles(const uint8_t* wide, int64_t n_groups, const uint8_t* x, int64_t x_stride, int64_t n_tokens,
-                              int64_t n_rows, float* y, int64_t y_stride) {
+                              int64_t n_rows, float* y, int64_t y_stride, const uint8_t* next, int64_t next_bytes) {
+  const int64_t n_tiles = (n_tokens + wide_tokens - 1) / wide_tokens, part = round_up((next_bytes + n_tiles - 1) / n_tiles, 64);
+  int64_t asked = 0;
   for (int64_t t = 0; t < n_tokens; t += wide_tokens) {
+    for (const int64_t end = min(asked + part, next_bytes); asked < end; asked += 64) __builtin_prefetch(next + asked, 0, 2);
     t = min(t, n_tokens - wide_tokens);  // as in packed_block
     const ActGroup* act[wide_tokens];
     token_pointers<wide_tokens>(x + t * x_stride, x_stride, act);
@@ -280,7 +283,9 @@ __attribute__((noinline, noclone, flatten)) void products(const Matrix& w, int64
       for (int64_t b = 0; b < wide_blocks && row + b * pack_rows < row_end; ++b) {
         unpack_block<W>(data + (row / pack_rows + b) * bytes, layout, wide + b * layout.n_groups * wide_group_bytes);
       }
-      wide_tiles<W>(wide, layout.n_groups, x, x_stride, n_tokens, row_end - row, y + row, y_stride);
+      const int64_t next = row + wide_blocks * pack_rows, n_next = max(0, min(wide_blocks * pack_rows, row_end - next));
+      wide_tiles<W>(wide, layout.n_groups, x, x_stride, n_tokens, row_end - row, y + row, y_stride, data + next / pack_rows * bytes,
+                    (n_next + pack_rows - 1) / pack_rows * bytes);
     }
     return;
   }
@@ -366,18 +371,19 @@ KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
   return rounds * chains * 32;
 #else
   constexpr int64_t most_rounds = 1024;  // what a sum of 16 bits holds
+  const ActGroup none = {};
   Ints total = {};
   Bytes w = Bytes{} + int8_t{1}, a = Bytes{} + int8_t{1};
   for (int64_t first = 0; first < rounds; first += most_rounds) {
     Int4Weights::Sum sums[chains];
-    for (auto& sum : sums) sum.start(0);
+    for (auto& sum : sums) sum.start(none);
     for (int64_t i = first; i < min(rounds, first + most_rounds); ++i) {
       for (auto& sum : sums) {
         asm volatile("" : KERNEL_IN_REGISTER(w), KERNEL_IN_REGISTER(a));  // so that the products are not computed once for all chains
         sum.add(w, a);
       }
     }
-    for (auto& sum : sums) total += sum.get(0);
+    for (auto& sum : sums) total += sum.get(none);
   }
   asm volatile("" : KERNEL_IN_REGISTER(total));
   return rounds * chains * lanes * 4;
