@@ -140,19 +140,19 @@ KERNEL_INLINE void round_to_bytes(const float* x, int64_t n, float inverse, floa
   }
 }
 
-/// The sum of 16 floats: the upper half added to the lower, and so on, on every level.
-KERNEL_INLINE float sum_halves(const F (&parts)[wide_parts]) {
-  F sums[wide_parts];
-  for (int v = 0; v < wide_parts; ++v) sums[v] = parts[v];
-  for (int half = wide_parts / 2; half > 0; half /= 2) {
-    for (int v = 0; v < half; ++v) sums[v] = sums[v] + sums[v + half];
-  }
-  Floats sum = raw(sums[0]);
-  Ints order;
-  for (int i = 0; i < lanes; ++i) order[i] = i;
-#pragma GCC unroll 4
-  for (int half = lanes / 2; half > 0; half /= 2) sum += __builtin_shuffle(sum, (order + half) & (lanes - 1));
-  return sum[0];
+template <int half, class V, size_t... i>
+KERNEL_INLINE V lower_lanes(V a, V b, std::index_sequence<i...>) { return __builtin_shufflevector(a, b, (i / half * 2 * half + i % half)...); }
+template <int half, class V, size_t... i>
+KERNEL_INLINE V upper_lanes(V a, V b, std::index_sequence<i...>) { return __builtin_shufflevector(a, b, (i / half * 2 * half + half + i % half)...); }
+
+/// The sum of each vector's lanes, the upper half added to the lower, and so on, in the lane of its number. Overwrites v.
+template <int half = lanes / 2>
+KERNEL_INLINE Floats sum_halves(Floats (&v)[lanes]) {
+  constexpr std::make_index_sequence<lanes> all;
+#pragma GCC unroll 8
+  for (int i = 0; i < half; ++i) v[i] = lower_lanes<half>(v[2 * i], v[2 * i + 1], all) + upper_lanes<half>(v[2 * i], v[2 * i + 1], all);
+  if constexpr (half > 1) return sum_halves<half / 2>(v);
+  else return v[0];
 }
 
 /// Numbers that are not negative to float16 and back: the bits in each lane, and what they stand for. The largest finite one stands for all
@@ -166,19 +166,23 @@ KERNEL_INLINE F halved(F x, Ints* bits) {
   return from_raw((Floats)(*bits << 13)) * F(0x1p112f);
 }
 
-/// Sum of squared errors of x (padded) against scale * q; `inverse`: 1 / scale, or 0 for 0.
-KERNEL_INLINE float group_error(const float* x, int64_t n, float scale, float inverse_scale, float low, float high) {
+/// Squared errors of x (padded) against scale * q, added up in 16 sums of every sixteenth, of which the upper half is added to the lower until
+/// there are as many as lanes; `inverse`: 1 / scale, or 0 for 0.
+KERNEL_INLINE Floats group_errors(const float* x, int64_t n, float scale, float inverse_scale, float low, float high) {
   const F factor(scale), inverse(inverse_scale);
-  F partial[wide_parts];
-  for (F& p : partial) p = F(0.0f);
+  F sums[wide_parts];
+  for (F& sum : sums) sum = F(0.0f);
   for (int64_t i = 0; i < n; i += 16) {
     for (int v = 0; v < wide_parts; ++v) {
       const F value = load(x + i + v * lanes);
       const F d = value - factor * round_clamped(value * inverse, F(low), F(high));
-      partial[v] = partial[v] + d * d;
+      sums[v] = sums[v] + d * d;
     }
   }
-  return sum_halves(partial);
+  for (int half = wide_parts / 2; half > 0; half /= 2) {
+    for (int v = 0; v < half; ++v) sums[v] = sums[v] + sums[v + half];
+  }
+  return raw(sums[0]);
 }
 
 /// How a format rounds: its integers, and by what a group's largest magnitude is divided for the scales that are tried, the usual one first
@@ -192,44 +196,78 @@ constexpr int n_shares = 12;
 constexpr Rounding rounding_i8 = {-127, 127, {127.0f, 126.75f, 126.5f, 126.25f, 126.0f, 125.75f, 125.5f, 125.25f, 125.0f, 124.75f, 124.5f, 124.25f, 1, 1, 1, 1}};
 constexpr Rounding rounding_i4 = {-8, 7, {7.0f, 6.75f, 7.25f, 7.5f, 7.75f, 8.0f, 8.25f, 8.5f, 8.75f, 9.0f, 9.25f, 9.5f, 1, 1, 1, 1}};
 
-/// The scale of a group, already rounded to float16: of those with the least squared error, or without `search` the first.
-KERNEL_INLINE uint16_t choose_scale(const Rounding& how, const float* x, int64_t n, bool search) {
-  const float largest = largest_magnitude(x, n);
+/// The scales that are tried for a group, already rounded to float16, and their inverses (0 for 0).
+struct ScaleTries {
   float scales[16], inverses[16];
   int32_t bits[16];
+};
+
+KERNEL_INLINE void set_tries(const Rounding& how, const float* x, int64_t n, ScaleTries& tries) {
+  const F largest(largest_magnitude(x, n));
   for (int v = 0; v < wide_parts; ++v) {
     Ints half;
-    const Floats scale = raw(halved(F(largest) / load(how.shares + v * lanes), &half));
-    store(scales + v * lanes, from_raw(scale));
-    store(inverses + v * lanes, from_raw(scale != 0.0f ? 1.0f / scale : Floats{}));
-    __builtin_memcpy(bits + v * lanes, &half, sizeof half);
+    const Floats scale = raw(halved(largest / load(how.shares + v * lanes), &half));
+    store(tries.scales + v * lanes, from_raw(scale));
+    store(tries.inverses + v * lanes, from_raw(scale != 0.0f ? 1.0f / scale : Floats{}));
+    __builtin_memcpy(tries.bits + v * lanes, &half, sizeof half);
   }
-  if (!search) return static_cast<uint16_t>(bits[0]);
-  int best = 0;
-  float best_error = group_error(x, n, scales[0], inverses[0], how.low, how.high);
-  for (int i = 1; i < n_shares; ++i) {
-    const float error = group_error(x, n, scales[i], inverses[i], how.low, how.high);
-    if (error < best_error) {
-      best_error = error;
-      best = i;
-    }
-  }
-  return static_cast<uint16_t>(bits[best]);
 }
 
+/// The squared error that each scale makes, which is not negative.
+KERNEL_INLINE void set_errors(const Rounding& how, const float* x, int64_t n, const ScaleTries& tries, float (&errors)[16]) {
+#pragma GCC unroll 4
+  for (int first = 0; first < n_shares; first += lanes) {
+    Floats sums[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      sums[i] = first + i < n_shares ? group_errors(x, n, tries.scales[first + i], tries.inverses[first + i], how.low, how.high) : Floats{};
+    }
+    store(errors + first, from_raw(sum_halves(sums)));
+  }
+}
+
+/// The first of the least errors. Without a branch, which nothing could foretell: of floats that are not negative the bits have the same order.
+KERNEL_INLINE int first_least(const float (&errors)[16]) {
+  uint64_t least = ~uint64_t{0};
+  for (int i = 0; i < n_shares; ++i) {
+    const uint64_t key = uint64_t{load_as<uint32_t>(errors + i)} << 4 | static_cast<uint64_t>(i);
+    least = key < least ? key : least;
+  }
+  return static_cast<int>(least & 15);
+}
+
+/// Groups are taken some at a time, step by step: a group's steps wait for each other, other groups' do not.
 KERNEL_ENTRY void quantize_row(Format format, int group, const float* x, int64_t n_cols, int8_t* q, uint16_t* scales) {
+  constexpr int64_t side_by_side = 8;
   const Rounding& how = format == Format::i8 ? rounding_i8 : rounding_i4;
   const bool search = format == Format::i4 || is_narrow(n_cols);
-  for (int64_t begin = 0; begin < n_cols; begin += group) {
-    const int64_t n = min(group, n_cols - begin);
-    float values[max_group];
-    int8_t rounded[max_group];
-    const int64_t padded = padded_copy(x + begin, n, values);
-    const uint16_t half = choose_scale(how, values, padded, search);
-    const float scale = half_to_float(half);
-    scales[begin / group] = half;
-    round_to_bytes(values, padded, scale != 0 ? 1 / scale : 0.0f, how.low, how.high, rounded);
-    __builtin_memcpy(q + begin, rounded, static_cast<size_t>(n));
+  float last[max_group];  // of a group cut short, with zeros behind
+  for (int64_t begin = 0; begin < n_cols; begin += side_by_side * group) {
+    const int64_t n_groups = min(side_by_side, (n_cols - begin + group - 1) / group);
+    const float* from[side_by_side];
+    int64_t n[side_by_side];
+    ScaleTries tries[side_by_side];
+    float errors[side_by_side][16];
+    for (int64_t g = 0; g < n_groups; ++g) {
+      from[g] = x + begin + g * group;
+      n[g] = min(group, n_cols - begin - g * group);
+      if (n[g] == group) continue;
+      n[g] = padded_copy(from[g], n[g], last);
+      from[g] = last;
+    }
+    for (int64_t g = 0; g < n_groups; ++g) set_tries(how, from[g], n[g], tries[g]);
+    if (search) {
+      for (int64_t g = 0; g < n_groups; ++g) set_errors(how, from[g], n[g], tries[g], errors[g]);
+    }
+    for (int64_t g = 0; g < n_groups; ++g) {
+      const int best = search ? first_least(errors[g]) : 0;
+      const int64_t at = begin + g * group, n_left = min(group, n_cols - at);
+      int8_t rounded[max_group];
+      int8_t* to = n_left == n[g] ? q + at : rounded;
+      scales[at / group] = static_cast<uint16_t>(tries[g].bits[best]);
+      round_to_bytes(from[g], n[g], tries[g].inverses[best], how.low, how.high, to);
+      if (to == rounded) __builtin_memcpy(q + at, rounded, static_cast<size_t>(n_left));
+    }
   }
 }
 
