@@ -51,7 +51,7 @@ constexpr bool is_narrow(int64_t n_cols) { return n_cols < narrow_cols; }
 
 /// How many bytes ahead of its loads a product with one token asks for weights: `near` for the first-level cache, `far` for the second; 0: it
 /// leaves that to the hardware's prefetchers, which are slow to follow on some processors and were hindered on others (SPEED.md). Weights that
-/// lie as in the file are asked for only where there is a `far`. Changes no result.
+/// lie as in the file, and MXFP4 with float activations, are asked for only where there is a `far`. Changes no result.
 struct WeightsAhead {
   int64_t near = 0, far = 0;
 };
