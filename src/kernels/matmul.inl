@@ -21,7 +21,7 @@ static_assert(panel_rows % tile_rows == 0 && panel_tokens % tile_tokens == 0 && 
 
 /// Rows of a call that is short of tokens are read as this many streams, each a run of consecutive rows. Hardware prefetchers
 /// follow streams: memory read at four places at once, each in one long sweep, came 20-60% faster than in one sweep, and
-/// software prefetching added nothing (measured on Zen 3, see bench_kernels).
+/// software prefetching added nothing (measured on Zen 3, see bench_kernels; where it does, there is weights_ahead).
 constexpr int row_streams = 4;
 
 using Tile = F[tile_rows][tile_tokens];

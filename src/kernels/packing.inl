@@ -61,7 +61,7 @@ KERNEL_ENTRY void pack_block(Format format, int group, const int8_t* q, const ui
 }
 
 /// A finite float16 as float: the bits moved into place, the exponent rebased by a multiplication.
-KERNEL_INLINE float half_to_float(uint16_t h) {
+KERNEL_INLINE float scale_to_float(uint16_t h) {
   const uint32_t bits = static_cast<uint32_t>(h & 0x7fffu) << 13;
   float magnitude;
   __builtin_memcpy(&magnitude, &bits, 4);
@@ -69,7 +69,6 @@ KERNEL_INLINE float half_to_float(uint16_t h) {
   return (h & 0x8000u) != 0 ? -magnitude : magnitude;
 }
 
-KERNEL_INLINE float scale_to_float(uint16_t h) { return half_to_float(h); }
 KERNEL_INLINE float scale_to_float(uint8_t e) {  // as E8m0
   const uint32_t bits = e == 0 ? 0x00400000u : static_cast<uint32_t>(e) << 23;
   float scale;
