@@ -1,7 +1,8 @@
 // Attention over one segment of a paged KV cache. Included inside the anonymous namespace of isa.cpp.
 //
-// Queries are taken in small groups that share each load of K and V. Bits do not depend on the grouping: a score is a sum over d
-// in order; the softmax's sum runs over key positions in order, lane by lane of a KV block; a value is a sum over exactly the keys its own
+// Queries are taken in small groups that share each load of K and V. Few queries (decoding) read the blocks as they are stored, group after
+// group; for many (a prompt) each block becomes floats once, in the near caches, and all groups run over it, but where the level multiplies
+// what is stored. Bits do not depend on any of that: a score is a sum over d in order; the softmax's sum runs over key positions in order, lane by lane of a KV block; a value is a sum over exactly the keys its own
 // query sees, in order (never over another query's keys with weight zero: 0 * inf is NaN, and a block's unused slots hold anything).
 
 #if defined(__AVX512F__)
@@ -13,7 +14,7 @@ constexpr int group_queries = 4;
 constexpr int value_vectors = 4;
 constexpr int blocks_together = 1;
 #elif defined(__AVX2__)
-constexpr int group_queries = 4;
+constexpr int group_queries = 6;    // 12 sums, two vectors of K or V and a query's element in 16 registers
 constexpr int value_vectors = 2;
 constexpr int blocks_together = 1;
 #else
@@ -188,9 +189,14 @@ KERNEL_INLINE void store_query(const float* q, int d_head, uint16_t* to) {
 }
 #endif
 
-// [group_queries][kv_segment_tokens]: one group's scores, then weights, by position within the segment; behind them its queries in bf16.
+/// Scores, then weights, of a query by position within the segment; not a power of two, so that rows do not meet in the same lines of a cache.
+constexpr int score_stride = kv_segment_tokens + block_tokens;
+/// So many queries at a time share blocks made floats, from min_panel_queries on.
+constexpr int panel_queries = 64, min_panel_queries = 16;
+
+// A panel's scores and, behind them, blocks as floats or a group's queries in bf16.
 size_t attention_scratch_bytes(int d_head) {
-  return static_cast<size_t>(group_queries) * (kv_segment_tokens * sizeof(float) + static_cast<size_t>(d_head + 1) * 2);
+  return (panel_queries * score_stride + static_cast<size_t>(blocks_together * block_tokens * (d_head + 1))) * sizeof(float);
 }
 
 /// Half-open range of positions within the segment.
@@ -231,10 +237,8 @@ struct Queries {
 
 /// Scores of n queries with the tokens of n_blocks blocks, one after another by position.
 template <class Kv, int n, int n_blocks>
-KERNEL_INLINE void score_blocks(const AttentionTile& tile, const Queries& q, int key, float* scores) {
+KERNEL_INLINE void score_blocks(const typename Kv::Element* const (&k)[n_blocks], int d_head, const Queries& q, float* scores) {
   constexpr int n_vectors = n_blocks * block_vectors;
-  const typename Kv::Element* k[n_blocks];
-  for (int b = 0; b < n_blocks; ++b) k[b] = block_at<Kv>(tile, key + b * block_tokens);
   F acc[n][n_vectors];
   for (auto& row : acc) {
     for (F& sum : row) sum = F(0.0f);
@@ -243,7 +247,7 @@ KERNEL_INLINE void score_blocks(const AttentionTile& tile, const Queries& q, int
   if constexpr (Kv::paired) {
     int p = 0;
 #if defined(KERNEL_BF16_DOT)
-    for (; p < (tile.d_head + 1) / 2; ++p) {
+    for (; p < (d_head + 1) / 2; ++p) {
       Words ks[n_vectors];
       for (int j = 0; j < n_vectors; ++j) ks[j] = load_as<Words>(at(j, p));
       for (int i = 0; i < n; ++i) {
@@ -252,7 +256,7 @@ KERNEL_INLINE void score_blocks(const AttentionTile& tile, const Queries& q, int
       }
     }
 #else
-    for (; p < tile.d_head / 2; ++p) {
+    for (; p < d_head / 2; ++p) {
       Floats low[n_vectors], high[n_vectors];
       for (int j = 0; j < n_vectors; ++j) {
         const Words pair = load_as<Words>(at(j, p));
@@ -264,7 +268,7 @@ KERNEL_INLINE void score_blocks(const AttentionTile& tile, const Queries& q, int
         for (int j = 0; j < n_vectors; ++j) acc[i][j] = fma(b, from_raw(high[j]), fma(a, from_raw(low[j]), acc[i][j]));
       }
     }
-    if (tile.d_head % 2 != 0) {
+    if (d_head % 2 != 0) {
       for (int j = 0; j < n_vectors; ++j) {
         const F last = Kv::low(load_as<Words>(at(j, p)));
         for (int i = 0; i < n; ++i) acc[i][j] = fma(F(q.f[i * q.stride + 2 * p]), last, acc[i][j]);
@@ -272,7 +276,7 @@ KERNEL_INLINE void score_blocks(const AttentionTile& tile, const Queries& q, int
     }
 #endif
   } else {
-    for (int d = 0; d < tile.d_head; ++d) {
+    for (int d = 0; d < d_head; ++d) {
       Floats ks[n_vectors];
       for (int j = 0; j < n_vectors; ++j) ks[j] = raw(Kv::load(at(j, d)));
       for (int i = 0; i < n; ++i) {
@@ -283,11 +287,18 @@ KERNEL_INLINE void score_blocks(const AttentionTile& tile, const Queries& q, int
   }
   for (int j = 0; j < n_vectors; ++j) {
     F scale(1.0f);
-    if constexpr (Kv::scaled) scale = load(Kv::k_scales(k[j / block_vectors], tile.d_head) + j % block_vectors * lanes);
+    if constexpr (Kv::scaled) scale = load(Kv::k_scales(k[j / block_vectors], d_head) + j % block_vectors * lanes);
     for (int i = 0; i < n; ++i) {
-      store(scores + i * kv_segment_tokens + key + j * lanes, Kv::scaled ? acc[i][j] * scale : acc[i][j]);
+      store(scores + i * score_stride + j * lanes, Kv::scaled ? acc[i][j] * scale : acc[i][j]);
     }
   }
+}
+
+template <class Kv, int n, int n_blocks>
+KERNEL_INLINE void score_stored(const AttentionTile& tile, const Queries& q, int key, float* scores) {
+  const typename Kv::Element* k[n_blocks];
+  for (int b = 0; b < n_blocks; ++b) k[b] = block_at<Kv>(tile, key + b * block_tokens);
+  score_blocks<Kv, n, n_blocks>(k, tile.d_head, q, scores + key);
 }
 
 /// Scores of one query become exp(score - max), zero for keys out of sight in the blocks it touches; where bf16 are multiplied, packed as
@@ -331,11 +342,11 @@ __attribute__((noinline, flatten)) void soften(float* scores, Keys keys, float c
   *out_sum = sum_lanes(sum);
 }
 
-/// Weights become what V is multiplied with: scaled with the tokens' scales.
-KERNEL_INLINE void scale_weights(const AttentionTile& tile, Keys keys, float* weights) {
+/// A query's scores or weights times the tokens' scales of K or V.
+KERNEL_INLINE void scale_rows(const AttentionTile& tile, Keys keys, float* row, const float* (*scales_of)(const int8_t*, int)) {
   for (int key = keys.begin / block_tokens * block_tokens; key < keys.end; key += block_tokens) {
-    const float* scales = KvI8::v_scales(block_at<KvI8>(tile, key), tile.d_head);
-    for (int i = 0; i < block_tokens; i += lanes) store(weights + key + i, load(weights + key + i) * load(scales + i));
+    const float* scales = scales_of(block_at<KvI8>(tile, key), tile.d_head);
+    for (int i = 0; i < block_tokens; i += lanes) store(row + key + i, load(row + key + i) * load(scales + i));
   }
 }
 
@@ -372,7 +383,7 @@ KERNEL_INLINE void add_values_at(const AttentionTile& tile, const float* weights
           for (Words& pair : pairs) pair &= 0x0000ffffu;
         }
         for (int i = 0; i < n; ++i) {
-          const float* row = weights + i * kv_segment_tokens;
+          const float* row = weights + i * score_stride;
 #if defined(KERNEL_BF16_DOT)
           const Words w = Words{} + load_as<uint32_t>(reinterpret_cast<const uint16_t*>(row) + key);
           for (int j = 0; j < m; ++j) acc[i][j] = dot_pairs(acc[i][j], w, pairs[j]);
@@ -389,7 +400,7 @@ KERNEL_INLINE void add_values_at(const AttentionTile& tile, const float* weights
           vs[j] = raw(Kv::load(width < lanes ? first : v + j * lanes));
         }
         for (int i = 0; i < n; ++i) {
-          const F w(weights[i * kv_segment_tokens + key]);
+          const F w(weights[i * score_stride + key]);
           for (int j = 0; j < m; ++j) acc[i][j] = fma(w, from_raw(vs[j]), acc[i][j]);
         }
       }
@@ -459,9 +470,9 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
   constexpr int together = blocks_together * block_tokens;
   for (; key + together <= all.end; key += together) {
     if (query == 0) prefetch_blocks<Kv>(tile, {key + 2 * together, static_cast<int>(min(key + 3 * together, all.end))}, 0, Kv::k_bytes(tile.d_head));
-    score_blocks<Kv, n, blocks_together>(tile, q, key, weights);
+    score_stored<Kv, n, blocks_together>(tile, q, key, weights);
   }
-  for (; key < all.end; key += block_tokens) score_blocks<Kv, n, 1>(tile, q, key, weights);
+  for (; key < all.end; key += block_tokens) score_stored<Kv, n, 1>(tile, q, key, weights);
   float* values = part.value + static_cast<int64_t>(query) * tile.d_head;
   __builtin_memset(values, 0, static_cast<size_t>(n) * static_cast<size_t>(tile.d_head) * sizeof(float));
   const int part_keys = static_cast<int>(round_up((all.end - all.begin) / n + 1, block_tokens));
@@ -472,9 +483,9 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
                           part_bytes<Kv>(tile.d_head));
     }
     if (own[i].begin < own[i].end) {
-      float* row = weights + i * kv_segment_tokens;
+      float* row = weights + i * score_stride;
       soften<Kv>(row, own[i], tile.softcap, part.max + query + i, part.sum + query + i);
-      if constexpr (Kv::scaled) scale_weights(tile, own[i], row);
+      if constexpr (Kv::scaled) scale_rows(tile, own[i], row, Kv::v_scales);
     } else {
       part.max[query + i] = -__builtin_inff();
       part.sum[query + i] = 0.0f;
@@ -483,33 +494,232 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
   const bool overlap = shared.begin < shared.end;
   for (int i = 0; i < n; ++i) {
     const Keys before = {own[i].begin, overlap ? shared.begin : own[i].end};
-    add_values<Kv, 1>(tile, weights + i * kv_segment_tokens, before, values + i * tile.d_head);
+    add_values<Kv, 1>(tile, weights + i * score_stride, before, values + i * tile.d_head);
   }
   if (!overlap) return;
   add_values<Kv, n>(tile, weights, shared, values);
   for (int i = 0; i < n; ++i) {
-    add_values<Kv, 1>(tile, weights + i * kv_segment_tokens, {shared.end, own[i].end}, values + i * tile.d_head);
+    add_values<Kv, 1>(tile, weights + i * score_stride, {shared.end, own[i].end}, values + i * tile.d_head);
   }
 }
 
 /// Groups of n as long as there are that many queries left; returns the first query that is left.
 template <class Kv, int n>
 KERNEL_INLINE int attend_groups(const AttentionTile& tile, int query, const AttentionPart& part, float* weights, uint32_t* pairs) {
-  if constexpr (n <= group_queries) {
-    for (; query + n <= tile.n_queries; query += n) {
-      attend_group<Kv, n>(tile, query, part, weights, pairs);
-    }
-  }
+  for (; query + n <= tile.n_queries; query += n) attend_group<Kv, n>(tile, query, part, weights, pairs);
   return query;
 }
+
+// --- many queries: blocks as floats -----------------------------------------------------------------------------------------------
+
+template <class Kv>
+constexpr bool is_f32 = sizeof(typename Kv::Element) == sizeof(float) && !Kv::paired;
+
+/// K of a block as floats [d_head][16], of int8 without its scales. `to`: room for one more row.
+template <class Kv>
+KERNEL_INLINE const float* widened_keys(const typename Kv::Element* k, int d_head, float* to) {
+  if constexpr (is_f32<Kv>) {
+    return k;
+  } else if constexpr (Kv::paired) {
+    for (int at = 0; at < block_tokens * ((d_head + 1) / 2); at += lanes) {
+      const Words pair = load_as<Words>(k + at);
+      float* rows = to + at / block_tokens * 2 * block_tokens + at % block_tokens;
+      store(rows, Kv::low(pair));
+      store(rows + block_tokens, Kv::high(pair));
+    }
+  } else {
+    for (int at = 0; at < block_tokens * d_head; at += lanes) store(to + at, Kv::load(k + at));
+  }
+  return to;
+}
+
+/// V of a block as floats [16][d_head], likewise.
+template <class Kv>
+KERNEL_INLINE const float* widened_values(const typename Kv::Element* block, int d_head, float* to) {
+  const typename Kv::Element* v = values_at<Kv>(block, d_head, 0);
+  if constexpr (is_f32<Kv>) {
+    return v;
+  } else if constexpr (Kv::paired) {
+    for (int slot = 0; slot < block_tokens; slot += 2, v += d_head, to += 2 * d_head) {
+      int d = 0;
+      for (; d + lanes <= d_head; d += lanes) {
+        const Words pair = load_as<Words>(v + d);
+        store(to + d, Kv::low(pair));
+        store(to + d_head + d, Kv::high(pair));
+      }
+      if (d == d_head) continue;
+      uint32_t rest[lanes] = {};
+      __builtin_memcpy(rest, v + d, static_cast<size_t>(d_head - d) * sizeof *v);
+      store_first(to + d, Kv::low(load_as<Words>(rest)), d_head - d);
+      store_first(to + d_head + d, Kv::high(load_as<Words>(rest)), d_head - d);
+    }
+    return to - block_tokens * d_head;
+  } else {
+    for (int at = 0; at < block_tokens * d_head; at += lanes) store(to + at, Kv::load(v + at));
+    return to;
+  }
+}
+
+/// As score_blocks, of a panel's group.
+template <int n, int n_blocks>
+__attribute__((noinline, flatten)) void score_widened(const float* const (&k)[n_blocks], const AttentionTile& tile, int query, float* scores) {
+  score_blocks<KvF32, n, n_blocks>(k, tile.d_head, {tile.q + query * tile.q_stride, tile.q_stride, nullptr, 0}, scores);
+}
+
+/// values[i][d .. d + m * lanes) += sum over n_keys rows of v of weight * V. `width` < lanes: only so many elements (m is 1).
+template <int n, int m>
+KERNEL_INLINE void add_widened_at(const float* v, const float* weights, int n_keys, int d_head, int d, int width, float* values) {
+  Floats acc[n][m];
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < m; ++j) {
+      const float* at = values + i * d_head + d + j * lanes;
+      acc[i][j] = raw(width < lanes ? load_first<F32>(at, width) : load(at));
+    }
+  }
+  v += d;
+  for (int key = 0; key < n_keys; ++key, v += d_head) {
+    Floats vs[m];
+    for (int j = 0; j < m; ++j) vs[j] = raw(width < lanes ? load_first<F32>(v, width) : load(v + j * lanes));
+    for (int i = 0; i < n; ++i) {
+      const F w(weights[i * score_stride + key]);
+      for (int j = 0; j < m; ++j) acc[i][j] = raw(fma(w, from_raw(vs[j]), from_raw(acc[i][j])));
+    }
+  }
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < m; ++j) {
+      float* at = values + i * d_head + d + j * lanes;
+      if (width < lanes) store_first(at, from_raw(acc[i][j]), width);
+      else store(at, from_raw(acc[i][j]));
+    }
+  }
+}
+
+template <int n>
+__attribute__((noinline, flatten)) void add_widened(const float* v, const float* weights, int n_keys, int d_head, float* values) {
+  int d = 0;
+  for (; d + value_vectors * lanes <= d_head; d += value_vectors * lanes) {
+    add_widened_at<n, value_vectors>(v, weights, n_keys, d_head, d, lanes, values);
+  }
+  for (; d + lanes <= d_head; d += lanes) add_widened_at<n, 1>(v, weights, n_keys, d_head, d, lanes, values);
+  if (d < d_head) add_widened_at<n, 1>(v, weights, n_keys, d_head, d, d_head - d, values);
+}
+
+template <int n>
+using Group = std::integral_constant<int, n>;
+
+/// f(Group<n>, first of the group) for n_queries in groups.
+template <class Function>
+KERNEL_INLINE void by_groups(int n_queries, const Function& f) {
+  int first = 0;
+  for (; first + group_queries <= n_queries; first += group_queries) f(Group<group_queries>{}, first);
+  int left = n_queries - first;
+  const auto next = [&](auto group) {
+    f(group, n_queries - left);
+    left -= group;
+  };
+  if constexpr (group_queries > 4) {
+    if (left == 4 || left == 7) next(Group<4>{});
+  }
+  if constexpr (group_queries > 2) {
+    while (left >= 3) next(Group<3>{});
+  }
+  if (left == 2) next(Group<2>{});
+  if (left == 1) next(Group<1>{});
+}
+
+/// `n` (<= panel_queries) queries from `query` on.
+template <class Kv>
+__attribute__((noinline, flatten)) void attend_panel(const AttentionTile& tile, int query, int n, const AttentionPart& part, float* scores) {
+  const int d_head = tile.d_head;
+  float* wide = scores + panel_queries * score_stride;
+  Keys own[panel_queries];
+  Keys all = {kv_segment_tokens, 0};
+  for (int i = 0; i < n; ++i) {
+    own[i] = visible_keys(tile, query + i);
+    if (own[i].begin >= own[i].end) continue;
+    all.begin = own[i].begin < all.begin ? own[i].begin : all.begin;
+    all.end = own[i].end > all.end ? own[i].end : all.end;
+  }
+  const int begin = all.begin / block_tokens * block_tokens;
+  constexpr int ahead = 2 * block_tokens;
+  const auto ask_ahead = [&](int key, int64_t from, int64_t to) {
+    prefetch_blocks<Kv>(tile, {key + ahead, static_cast<int>(min(key + ahead + block_tokens, all.end))}, from, to);
+  };
+  for (int key = begin; key < all.end;) {
+    const int n_blocks = key + blocks_together * block_tokens <= all.end ? blocks_together : 1, end = key + n_blocks * block_tokens;
+    const float* k[blocks_together] = {};
+    for (int b = 0; b < n_blocks; ++b) {
+      const int at = key + b * block_tokens;
+      ask_ahead(at, 0, Kv::k_bytes(d_head));
+      k[b] = widened_keys<Kv>(block_at<Kv>(tile, at), d_head, wide + b * block_tokens * (d_head + 1));
+    }
+    by_groups(n, [&](auto group, int first) {
+      bool seen = false;
+      for (int i = first; i < first + group; ++i) seen |= own[i].begin < end && own[i].end > key;
+      if (!seen) return;
+      float* to = scores + first * score_stride + key;
+      if (n_blocks == blocks_together) score_widened<group, blocks_together>(k, tile, query + first, to);
+      else score_widened<group, 1>({k[0]}, tile, query + first, to);
+    });
+    key = end;
+  }
+  float* values = part.value + static_cast<int64_t>(query) * d_head;
+  __builtin_memset(values, 0, static_cast<size_t>(n) * static_cast<size_t>(d_head) * sizeof(float));
+  for (int i = 0; i < n; ++i) {
+    float* row = scores + i * score_stride;
+    if (own[i].begin >= own[i].end) {
+      part.max[query + i] = -__builtin_inff();
+      part.sum[query + i] = 0.0f;
+      continue;
+    }
+    if constexpr (Kv::scaled) scale_rows(tile, own[i], row, Kv::k_scales);
+    soften<Kv>(row, own[i], tile.softcap, part.max + query + i, part.sum + query + i);
+    if constexpr (Kv::scaled) scale_rows(tile, own[i], row, Kv::v_scales);
+  }
+  for (int key = begin; key < all.end; key += block_tokens) {
+    ask_ahead(key, Kv::k_bytes(d_head), part_bytes<Kv>(d_head));
+    const float* v = widened_values<Kv>(block_at<Kv>(tile, key), d_head, wide);
+    by_groups(n, [&](auto group, int first) {
+      const float* weights = scores + first * score_stride;
+      bool whole = true;
+      for (int i = first; i < first + group; ++i) whole &= own[i].begin <= key && own[i].end >= key + block_tokens;
+      if (whole) return add_widened<group>(v, weights + key, block_tokens, d_head, values + first * d_head);
+      for (int i = first; i < first + group; ++i, weights += score_stride) {
+        const int from = own[i].begin > key ? own[i].begin : key;
+        const int to = own[i].end < key + block_tokens ? own[i].end : key + block_tokens;
+        if (from < to) add_widened<1>(v + (from - key) * d_head, weights + from, to - from, d_head, values + i * d_head);
+      }
+    });
+  }
+}
+
+#if defined(KERNEL_BF16_DOT)
+template <class Kv>
+constexpr bool widens = !Kv::paired;
+#else
+template <class Kv>
+constexpr bool widens = true;
+#endif
 
 template <class Kv>
 void attend(const AttentionTile& tile, const AttentionPart& part, void* scratch) {
   auto* weights = static_cast<float*>(scratch);
-  auto* pairs = reinterpret_cast<uint32_t*>(weights + group_queries * kv_segment_tokens);
-  int query = attend_groups<Kv, 8>(tile, 0, part, weights, pairs);
+  auto* pairs = reinterpret_cast<uint32_t*>(weights + panel_queries * score_stride);
+  int query = 0;
+  if constexpr (widens<Kv>) {
+    for (int n; (n = tile.n_queries - query) >= min_panel_queries; query += n) {
+      n = n < panel_queries ? n : panel_queries;
+      attend_panel<Kv>(tile, query, n, part, weights);
+    }
+  }
+#if defined(__AVX512F__)
+  query = attend_groups<Kv, 8>(tile, query, part, weights, pairs);
   query = attend_groups<Kv, 7>(tile, query, part, weights, pairs);  // Qwen2.5-0.5B's heads a kv head
-  query = attend_groups<Kv, 4>(tile, query, part, weights, pairs);
+#endif
+  if constexpr (group_queries >= 4) query = attend_groups<Kv, 4>(tile, query, part, weights, pairs);
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  query = attend_groups<Kv, 3>(tile, query, part, weights, pairs);
+#endif
   query = attend_groups<Kv, 2>(tile, query, part, weights, pairs);
   attend_groups<Kv, 1>(tile, query, part, weights, pairs);
 }

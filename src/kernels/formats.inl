@@ -61,6 +61,15 @@ KERNEL_INLINE Ints add_pairs(Shorts v) { return (Ints)_mm256_madd_epi16((__m256i
 #define KERNEL_DOT_WORDS 1
 #endif
 
+#if defined(KERNEL_DOT_PAIRS)
+/// Of an unrolled group gcc 12 makes all products first, spills them and adds them up in the end; this keeps every addition in its place.
+template <class V>
+KERNEL_INLINE void add_here(V& sum, V products) {
+  sum += products;
+  asm("" : "+x"(sum));
+}
+#endif
+
 /// Signed times signed without a wider instruction set: |w| * (a with w's sign). Activations end at +-127, so w may be -128 and no
 /// pair exceeds 2 * 128 * 127.
 #if defined(KERNEL_DOT_PAIRS)
@@ -106,8 +115,9 @@ struct ActGroup {
   int8_t q[act_group];
   float scale;
   int32_t correction_8, correction_128;  // -8 and -128 times the sum of q: what weights stored with such an offset add too much, negated
+  int16_t correction_8_pairs[2];         // -8 times the sum of each quad's first two, and of its last two (KERNEL_DOT_PAIRS)
 };
-static_assert(sizeof(ActGroup) == 44);
+static_assert(sizeof(ActGroup) == 48);
 
 // --- formats: stored quads, and the exact sum of a group's products -----------------------------------------------------------
 
@@ -153,7 +163,7 @@ struct Int8Weights {
 #if defined(KERNEL_DOT_VNNI)
       total = dot_unsigned(total, w, a);
 #elif defined(KERNEL_DOT_PAIRS)
-      total += add_pairs(mul_pairs_signed(w, a));
+      add_here(total, add_pairs(mul_pairs_signed(w, a)));
 #else
       total = dot_signed(total, w, a);
 #endif
@@ -190,9 +200,9 @@ struct Int4Weights {
     KERNEL_INLINE void fold() {}
 #if defined(KERNEL_DOT_PAIRS)
     Shorts pairs;  // eight quads of at most 2 * 15 * 127 stay below 2^15
-    KERNEL_INLINE void start(const ActGroup&) { pairs = Shorts{}; }
-    KERNEL_INLINE void add(Bytes w, Quad a) { pairs += mul_pairs(w, a); }
-    KERNEL_INLINE Ints get(const ActGroup& act) const { return add_pairs(pairs) + act.correction_8; }
+    KERNEL_INLINE void start(const ActGroup& act) { pairs = (Shorts)(Ints{} + load_as<int32_t>(act.correction_8_pairs)); }
+    KERNEL_INLINE void add(Bytes w, Quad a) { add_here(pairs, mul_pairs(w, a)); }
+    KERNEL_INLINE Ints get(const ActGroup&) const { return add_pairs(pairs); }
 #elif defined(KERNEL_DOT_WORDS)
     int16x8_t low, high;  // rows 0 and 1, rows 2 and 3; eight quads of 15 * 127 stay below 2^15
     KERNEL_INLINE void start(const ActGroup&) { low = high = vdupq_n_s16(0); }
@@ -285,7 +295,7 @@ struct Mxfp4Weights {
     Shorts pairs;
     Ints total;
     KERNEL_INLINE void start(const ActGroup& act) { total = Ints{} + act.correction_8 / 8 * offset, pairs = Shorts{}; }
-    KERNEL_INLINE void add(Bytes w, Quad a) { pairs += mul_pairs(w, a); }
+    KERNEL_INLINE void add(Bytes w, Quad a) { add_here(pairs, mul_pairs(w, a)); }
     KERNEL_INLINE void fold() { total += add_pairs(pairs), pairs = Shorts{}; }
     KERNEL_INLINE Ints get(const ActGroup&) const { return total; }
 #else

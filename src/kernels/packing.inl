@@ -304,11 +304,22 @@ KERNEL_INLINE void quantize_groups(const float* const (&x)[lanes], ActGroup* con
     }
     sums[g] = sum;
   }
-  const Ints sum = fold(sums, [](Ints a, Ints b) { return a + b; });
+  const auto plus = [](Ints a, Ints b) { return a + b; };
+#if defined(KERNEL_DOT_PAIRS)
+  Ints is_first = {}, firsts[lanes];
+  for (int i = 0; i < lanes; ++i) is_first[i] = i % 4 < 2 ? -1 : 0;
+  for (int g = 0; g < lanes; ++g) firsts[g] = sums[g] & is_first;
+  const Ints first = fold(firsts, plus);
+#endif
+  const Ints sum = fold(sums, plus);
   for (int g = 0; g < lanes; ++g) {
     to[g]->scale = scales[g];
     to[g]->correction_8 = -8 * sum[g];
     to[g]->correction_128 = -128 * sum[g];
+#if defined(KERNEL_DOT_PAIRS)
+    to[g]->correction_8_pairs[0] = static_cast<int16_t>(-8 * first[g]);
+    to[g]->correction_8_pairs[1] = static_cast<int16_t>(-8 * (sum[g] - first[g]));
+#endif
   }
 }
 

@@ -7,7 +7,7 @@
 constexpr bool unroll_quads([[maybe_unused]] int n_tokens) {
 #if defined(__SSE2__) && !defined(__AVX2__)
   return false;
-#elif defined(KERNEL_DOT_PAIRS)
+#elif defined(KERNEL_DOT_PAIRS) && defined(__AVX512F__)
   return n_tokens == 1;
 #else
   return true;
@@ -153,9 +153,18 @@ constexpr int wide_blocks = 1, wide_tokens = 6;     // half a block at a time: a
 #elif defined(KERNEL_DOT_WORDS)
 constexpr int packed_tokens = 2;                    // a sum of words takes two registers
 constexpr int wide_blocks = 1, wide_tokens = 2;
+#elif defined(KERNEL_DOT_PAIRS)
+constexpr int packed_tokens = 4;
+constexpr int wide_blocks = 1, wide_tokens = 4;     // 8 exact sums, 2 weights and an activation in 16 registers, the floats in memory
 #else
 constexpr int packed_tokens = 3;                    // more, and the sums of 16 rows no longer fit 16 registers
 constexpr int wide_blocks = 1, wide_tokens = 3;
+#endif
+/// Whether a tile asks for the next one's activations: those of a whole prompt are more than second-level caches of 512 KiB hold.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr bool asks_for_activations = true;
+#else
+constexpr bool asks_for_activations = false;
 #endif
 
 /// From this many tokens on a block is unpacked once before they run over it.
@@ -262,6 +271,9 @@ KERNEL_INLINE void wide_tiles(const uint8_t* wide, int64_t n_groups, const uint8
         scales[b] = reinterpret_cast<const float*>(at + b * n_groups * wide_group_bytes);
         data[b] = at + b * n_groups * wide_group_bytes + pack_rows * sizeof(float);
       }
+      if constexpr (asks_for_activations) {
+        for (const ActGroup* row : act) __builtin_prefetch(reinterpret_cast<const uint8_t*>(row + g) + wide_tokens * x_stride);
+      }
       add_group<Unpacked<W>, F32, wide_blocks, wide_tokens>(data, scales, act, g, acc);
     }
 #endif
@@ -302,7 +314,10 @@ __attribute__((noinline, noclone, flatten)) void products(const Matrix& w, int64
   for (; row < row_end; row += pack_rows) {
     const uint8_t* block = data + row / pack_rows * bytes;
     const int64_t n_rows = min(pack_rows, row_end - row);
-    if (n_tokens >= packed_tokens) packed_block<W, packed_tokens>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
+    // The last tile overlaps the one before: three at a time are less work than four where they are no more tiles.
+    const bool by_threes = packed_tokens == 4 && n_tokens >= 3 && (n_tokens + 2) / 3 == (n_tokens + 3) / 4;
+    if (by_threes) packed_block<W, 3>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
+    else if (n_tokens >= packed_tokens) packed_block<W, packed_tokens>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
     else if (packed_tokens > 4 && n_tokens >= 4) packed_block<W, 4>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
     else if (n_tokens >= 2) packed_block<W, 2>(block, layout, x, x_stride, n_tokens, n_rows, y + row, y_stride);
     else if (n_tokens == 1) packed_block<W, 1>(block, layout, x, x_stride, 1, n_rows, y + row, y_stride);
