@@ -66,7 +66,7 @@ KERNEL_INLINE Ints add_pairs(Shorts v) { return (Ints)_mm256_madd_epi16((__m256i
 template <class V>
 KERNEL_INLINE void add_here(V& sum, V products) {
   sum += products;
-  asm("" : "+x"(sum));
+  asm("" : KERNEL_IN_REGISTER(sum));
 }
 #endif
 

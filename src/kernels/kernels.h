@@ -126,8 +126,9 @@ struct Table {
   void (*quantize_act)(const float* x, int64_t x_stride, int64_t n_rows, int64_t n_cols, int64_t begin, int64_t end, void* rows,
                        int64_t row_stride);
 
-  /// For measuring: `rounds` times the int4 products' innermost work on data in registers, of which this returns the multiply-adds done.
-  int64_t (*int8_peak)(int64_t rounds);
+  /// For measuring: `rounds` times the innermost work of i8's or i4's products on data in registers, of which this returns the multiply-adds
+  /// done. Where int8 takes several instructions, nibbles take fewer.
+  int64_t (*int8_peak)(Format format, int64_t rounds);
   /// Reads n bytes (a multiple of 256) as fast as this level's loads can, and returns something that depends on all of them.
   uint64_t (*read_all)(const void* data, size_t n);
 

@@ -4,7 +4,7 @@
 // l + 2 * lanes, ... one after another in one accumulator, then sum_lanes. Columns past n_cols count as zeros.
 //
 // Few tokens: the weights stream from memory once and are widened in registers. Many tokens: a panel of weight rows is widened
-// once, a block of activations is laid out beside it, and register tiles of tile_rows x tile_tokens run over both from the near caches.
+// once, and register tiles of tile_rows x tile_tokens run over it and the activations from the near caches.
 
 constexpr int tile_rows = 4;
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -29,7 +29,7 @@ using Tile = F[tile_rows][tile_tokens];
 struct MatmulScratch {
   Tile sums[(panel_rows / tile_rows) * (panel_tokens / tile_tokens)];
   F weights[panel_rows * panel_cols / lanes];
-  F tokens[];  // panel_tokens rows of all n_cols, packed
+  F tokens[];  // panel_tokens rows of n_cols, padded: where rows do not end with a vector
 };
 
 KERNEL_ENTRY size_t scratch_bytes(int64_t n_cols) {
@@ -150,12 +150,12 @@ KERNEL_INLINE void pack_group(const typename Type::Element* in, int64_t stride, 
   }
 }
 
-/// sum += a tile over n_steps lane vectors of packed weights and tokens. The tokens' vectors are held as gcc's own type: of an array of
+/// sum += a tile over n_steps lane vectors of packed weights and of tokens at x. The tokens' vectors are held as gcc's own type: of an array of
 /// xsimd's, gcc 12 keeps a copy on the stack that nothing reads, and its stores halve the speed.
-KERNEL_INLINE void packed_tile(const F* w, const F* x, int64_t n_steps, Tile& sum) {
-  for (int64_t i = 0; i < n_steps; ++i, w += tile_rows, x += tile_tokens) {
+KERNEL_INLINE void packed_tile(const F* w, const float* const (&x)[tile_tokens], int64_t n_steps, Tile& sum) {
+  for (int64_t k = 0; k < n_steps * lanes; k += lanes, w += tile_rows) {
     Floats xs[tile_tokens];
-    for (int t = 0; t < tile_tokens; ++t) xs[t] = raw(x[t]);
+    for (int t = 0; t < tile_tokens; ++t) xs[t] = raw(load(x[t] + k));
     for (int r = 0; r < tile_rows; ++r) {
       const F ws = w[r];
       for (int t = 0; t < tile_tokens; ++t) sum[r][t] = fma(ws, from_raw(xs[t]), sum[r][t]);
@@ -169,14 +169,13 @@ KERNEL_INLINE void copy(const Tile& from, Tile& to) {
   }
 }
 
-/// At most panel_rows rows and panel_tokens tokens, the latter packed in scratch.
+/// At most panel_rows rows and panel_tokens tokens, which end with whole vectors.
 template <class Type>
-KERNEL_INLINE void matmul_block(const typename Type::Element* w, int64_t n_cols, int64_t n_rows, int64_t n_tokens, float* y,
-                                int64_t y_stride, MatmulScratch& scratch) {
+KERNEL_INLINE void matmul_block(const typename Type::Element* w, int64_t n_cols, int64_t n_rows, const float* x, int64_t x_stride,
+                                int64_t n_tokens, float* y, int64_t y_stride, MatmulScratch& scratch) {
   // Blocks of columns of nearly equal size: a short last one would cost as much in loads and stores of the sums as a full one.
   const int64_t n_blocks = n_cols == 0 ? 1 : (n_cols + panel_cols - 1) / panel_cols;
   const int64_t block = round_up((n_cols + n_blocks - 1) / n_blocks, lanes);
-  const int64_t n_vectors = (n_cols + lanes - 1) / lanes;
   for (int64_t b = 0; b < n_blocks; ++b) {
     const int64_t k = b * block;
     const int64_t n = min(block, n_cols - k);
@@ -195,7 +194,9 @@ KERNEL_INLINE void matmul_block(const typename Type::Element* w, int64_t n_cols,
         } else {
           copy(*saved, sum);
         }
-        packed_tile(scratch.weights + r * n_steps, scratch.tokens + t * n_vectors + k / lanes * tile_tokens, n_steps, sum);
+        const float* rows[tile_tokens];
+        for (int i = 0; i < tile_tokens; ++i) rows[i] = x + min(t + i, n_tokens - 1) * x_stride + k;
+        packed_tile(scratch.weights + r * n_steps, rows, n_steps, sum);
         if (b + 1 == n_blocks) {
           store_sums<tile_tokens>(sum, min(tile_rows, n_rows - r), min(tile_tokens, n_tokens - t), y + t * y_stride + r, y_stride);
         } else {
@@ -217,14 +218,18 @@ KERNEL_ENTRY void matmul(const Matrix& w, int64_t row_begin, int64_t row_end, co
     return;
   }
   auto& space = *static_cast<MatmulScratch*>(scratch);
-  const int64_t n_vectors = (w.n_cols + lanes - 1) / lanes;
+  const int64_t padded = round_up(w.n_cols, lanes);
   for (int64_t t = 0; t < n_tokens; t += panel_tokens) {
     const int64_t n_t = min(panel_tokens, n_tokens - t);
-    for (int64_t i = 0; i < n_t; i += tile_tokens) {
-      pack_group<F32, tile_tokens>(x + (t + i) * x_stride, x_stride, n_t - i, w.n_cols, space.tokens + i * n_vectors);
+    const float* rows = x + t * x_stride;
+    const bool whole = padded == w.n_cols;
+    if (!whole) {
+      for (int64_t i = 0; i < n_t; ++i) pack_group<F32, 1>(rows + i * x_stride, x_stride, 1, w.n_cols, space.tokens + i * (padded / lanes));
+      rows = reinterpret_cast<const float*>(space.tokens);
     }
     for (int64_t r = row_begin; r < row_end; r += panel_rows) {
-      matmul_block<Type>(data + r * w.n_cols, w.n_cols, min(panel_rows, row_end - r), n_t, y + t * y_stride + r, y_stride, space);
+      matmul_block<Type>(data + r * w.n_cols, w.n_cols, min(panel_rows, row_end - r), rows, whole ? x_stride : padded, n_t, y + t * y_stride + r,
+                         y_stride, space);
     }
   }
 }

@@ -360,18 +360,35 @@ KERNEL_ENTRY void get_row(const Matrix& w, int64_t row, float* out) {
   }
 }
 
-#if defined(__x86_64__)
-#define KERNEL_IN_REGISTER(v) "+x"(v)
-#elif defined(__aarch64__)
-#define KERNEL_IN_REGISTER(v) "+w"(v)
-#else
-#define KERNEL_IN_REGISTER(v) "+m"(v)  // nothing but memory holds four at once
+#if !defined(KERNEL_DOT_MATRIX)
+template <class W>
+KERNEL_INLINE int64_t peak_of(int64_t rounds) {
+  constexpr int chains = 8;
+  constexpr int64_t most_rounds = 1024;  // what a sum of 16 bits holds
+  const ActGroup none = {};
+  Ints total = {};
+  const Bytes w = Bytes{} + int8_t{1};
+  Bytes a = Bytes{} + int8_t{1};
+  for (int64_t first = 0; first < rounds; first += most_rounds) {
+    typename W::Sum sums[chains];
+    for (auto& sum : sums) sum.start(none);
+    for (int64_t i = first; i < min(rounds, first + most_rounds); ++i) {
+      for (auto& sum : sums) {
+        asm volatile("" : KERNEL_IN_REGISTER(a));  // so that the products are not computed once for all chains
+        sum.add(w, a);
+      }
+    }
+    for (auto& sum : sums) total += sum.get(none);
+  }
+  asm volatile("" : KERNEL_IN_REGISTER(total));
+  return rounds * chains * lanes * 4;
+}
 #endif
 
 /// Eight independent chains of the level's dot-product instructions, with nothing loaded: the rate that no kernel can pass.
-KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
-  constexpr int chains = 8;
+KERNEL_ENTRY int64_t int8_peak([[maybe_unused]] Format format, int64_t rounds) {
 #if defined(KERNEL_DOT_MATRIX)
+  constexpr int chains = 8;
   int32x4_t sums[chains] = {};
   int8x16_t w = vdupq_n_s8(1), a = vdupq_n_s8(1);
   for (int64_t i = 0; i < rounds; ++i) {
@@ -385,23 +402,7 @@ KERNEL_ENTRY int64_t int8_peak(int64_t rounds) {
   asm volatile("" : KERNEL_IN_REGISTER(total));
   return rounds * chains * 32;
 #else
-  constexpr int64_t most_rounds = 1024;  // what a sum of 16 bits holds
-  const ActGroup none = {};
-  Ints total = {};
-  Bytes w = Bytes{} + int8_t{1}, a = Bytes{} + int8_t{1};
-  for (int64_t first = 0; first < rounds; first += most_rounds) {
-    Int4Weights::Sum sums[chains];
-    for (auto& sum : sums) sum.start(none);
-    for (int64_t i = first; i < min(rounds, first + most_rounds); ++i) {
-      for (auto& sum : sums) {
-        asm volatile("" : KERNEL_IN_REGISTER(w), KERNEL_IN_REGISTER(a));  // so that the products are not computed once for all chains
-        sum.add(w, a);
-      }
-    }
-    for (auto& sum : sums) total += sum.get(none);
-  }
-  asm volatile("" : KERNEL_IN_REGISTER(total));
-  return rounds * chains * lanes * 4;
+  return format == Format::i8 ? peak_of<Int8Weights>(rounds) : peak_of<Int4Weights>(rounds);
 #endif
 }
 

@@ -45,6 +45,17 @@ KERNEL_INLINE F fma(F a, F b, F c) {
 #endif
 constexpr int lanes = static_cast<int>(F::size);
 
+/// Operand of an asm statement that changes v for all the compiler knows, and leaves it where it is.
+#if defined(__AVX512F__)
+#define KERNEL_IN_REGISTER(v) "+v"(v)
+#elif defined(__x86_64__)
+#define KERNEL_IN_REGISTER(v) "+x"(v)
+#elif defined(__aarch64__)
+#define KERNEL_IN_REGISTER(v) "+w"(v)
+#else
+#define KERNEL_IN_REGISTER(v) "+m"(v)  // nothing but memory holds four at once
+#endif
+
 // GCC vectors of the same widths: for shuffles and widenings that have no name in xsimd 8.1.
 typedef float Floats __attribute__((vector_size(lanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(lanes * 4)));

@@ -12,7 +12,7 @@ namespace engine {
 /// What the machine can do with this team, measured now.
 struct MachineLimits {
   double read_gb_s = 0;     // streaming reads of memory, 10^9 bytes per second, all threads
-  double int8_gmac_s = 0;   // multiply-adds of the quantized kernels' inner loop on data in the first-level cache, 10^9 per second
+  double int8_gmac_s = 0;   // multiply-adds of the inner loop of int8 products (int4's, unless weights are int8) on registers, 10^9 per second
 };
 
 /// read_gb_s alone, over n_bytes of memory (rounded down to whole pieces of 4 MiB, at least 16): a fraction of a second.
