@@ -727,6 +727,7 @@ const AttentionCase attention_cases[] = {
     {"prompt", 40, 40, 24, 1, 0, 0, false},
     {"prompt, grouped heads", 37, 60, 80, 2, 0, 0, false},
     {"prompt across a segment's edge", 530, 40, 16, 2, 0, 0, false},
+    {"more queries than share a block", 520, 140, 64, 7, 0, 0, false},
     {"window", 700, 26, 96, 2, 100, 0, false},
     {"window shorter than a tile", 60, 40, 10, 1, 3, 0, false},
     {"softcap", 90, 5, 128, 1, 0, 20.0f, false},

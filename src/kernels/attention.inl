@@ -23,6 +23,11 @@ constexpr int value_vectors = 4;
 constexpr int blocks_together = 1;
 #endif
 
+/// Blocks that n queries are multiplied with together, and vectors of V: a query alone needs several sums for each instruction not to wait for
+/// the one before.
+constexpr int n_together(int n) { return n == 1 && lanes >= 8 ? 4 : blocks_together; }
+constexpr int n_value_vectors(int n) { return n == 1 && lanes >= 8 ? 64 / lanes : value_vectors; }
+
 constexpr int block_tokens = kv_block_tokens;
 constexpr int block_vectors = block_tokens / lanes;
 static_assert(block_tokens % lanes == 0 && kv_segment_tokens % block_tokens == 0);
@@ -422,12 +427,22 @@ KERNEL_INLINE void add_values_at(const AttentionTile& tile, const float* weights
 template <class Kv, int n>
 KERNEL_INLINE void add_values(const AttentionTile& tile, const float* weights, Keys keys, float* values) {
   if (keys.begin >= keys.end) return;
+  constexpr int most = n_value_vectors(n);
   int d = 0;
-  for (; d + value_vectors * lanes <= tile.d_head; d += value_vectors * lanes) {
-    add_values_at<Kv, n, value_vectors>(tile, weights, keys, d, lanes, values);
+  for (; d + most * lanes <= tile.d_head; d += most * lanes) add_values_at<Kv, n, most>(tile, weights, keys, d, lanes, values);
+  if constexpr (most > value_vectors) {
+    for (; d + value_vectors * lanes <= tile.d_head; d += value_vectors * lanes) {
+      add_values_at<Kv, n, value_vectors>(tile, weights, keys, d, lanes, values);
+    }
   }
   for (; d + lanes <= tile.d_head; d += lanes) add_values_at<Kv, n, 1>(tile, weights, keys, d, lanes, values);
   if (d < tile.d_head) add_values_at<Kv, n, 1>(tile, weights, keys, d, tile.d_head - d, values);
+}
+
+/// Of one query: whole, or of a group's the keys that not all of them see.
+template <class Kv>
+__attribute__((noinline, flatten)) void add_own_values(const AttentionTile& tile, const float* weights, Keys keys, float* values) {
+  add_values<Kv, 1>(tile, weights, keys, values);
 }
 
 /// Asks for bytes [begin, end) of the blocks of these keys. Blocks lie anywhere, so no hardware prefetcher follows from one to the next; a
@@ -467,10 +482,10 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
   }
 #endif
   int key = all.begin / block_tokens * block_tokens;
-  constexpr int together = blocks_together * block_tokens;
+  constexpr int together = n_together(n) * block_tokens;
   for (; key + together <= all.end; key += together) {
     if (query == 0) prefetch_blocks<Kv>(tile, {key + 2 * together, static_cast<int>(min(key + 3 * together, all.end))}, 0, Kv::k_bytes(tile.d_head));
-    score_stored<Kv, n, blocks_together>(tile, q, key, weights);
+    score_stored<Kv, n, n_together(n)>(tile, q, key, weights);
   }
   for (; key < all.end; key += block_tokens) score_stored<Kv, n, 1>(tile, q, key, weights);
   float* values = part.value + static_cast<int64_t>(query) * tile.d_head;
@@ -491,15 +506,15 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
       part.sum[query + i] = 0.0f;
     }
   }
-  const bool overlap = shared.begin < shared.end;
+  const bool overlap = n > 1 && shared.begin < shared.end;
   for (int i = 0; i < n; ++i) {
     const Keys before = {own[i].begin, overlap ? shared.begin : own[i].end};
-    add_values<Kv, 1>(tile, weights + i * score_stride, before, values + i * tile.d_head);
+    add_own_values<Kv>(tile, weights + i * score_stride, before, values + i * tile.d_head);
   }
   if (!overlap) return;
   add_values<Kv, n>(tile, weights, shared, values);
   for (int i = 0; i < n; ++i) {
-    add_values<Kv, 1>(tile, weights + i * score_stride, {shared.end, own[i].end}, values + i * tile.d_head);
+    add_own_values<Kv>(tile, weights + i * score_stride, {shared.end, own[i].end}, values + i * tile.d_head);
   }
 }
 
