@@ -424,6 +424,14 @@ KERNEL_INLINE void add_values_at(const AttentionTile& tile, const float* weights
   }
 }
 
+/// The last columns, of heads that are no whole number of vectors: a query at a time, which no real model needs.
+template <class Kv>
+__attribute__((noinline, flatten)) void add_last_values(const AttentionTile& tile, int n, const float* weights, Keys keys, int d, float* values) {
+  for (int i = 0; i < n; ++i) {
+    add_values_at<Kv, 1, 1>(tile, weights + i * score_stride, keys, d, tile.d_head - d, values + i * tile.d_head);
+  }
+}
+
 template <class Kv, int n>
 KERNEL_INLINE void add_values(const AttentionTile& tile, const float* weights, Keys keys, float* values) {
   if (keys.begin >= keys.end) return;
@@ -436,7 +444,7 @@ KERNEL_INLINE void add_values(const AttentionTile& tile, const float* weights, K
     }
   }
   for (; d + lanes <= tile.d_head; d += lanes) add_values_at<Kv, n, 1>(tile, weights, keys, d, lanes, values);
-  if (d < tile.d_head) add_values_at<Kv, n, 1>(tile, weights, keys, d, tile.d_head - d, values);
+  if (d < tile.d_head) add_last_values<Kv>(tile, n, weights, keys, d, values);
 }
 
 /// Of one query: whole, or of a group's the keys that not all of them see.
@@ -609,6 +617,10 @@ KERNEL_INLINE void add_widened_at(const float* v, const float* weights, int n_ke
   }
 }
 
+__attribute__((noinline, flatten)) void add_last_widened(const float* v, int n, const float* weights, int n_keys, int d_head, int d, float* values) {
+  for (int i = 0; i < n; ++i) add_widened_at<1, 1>(v, weights + i * score_stride, n_keys, d_head, d, d_head - d, values + i * d_head);
+}
+
 template <int n>
 __attribute__((noinline, flatten)) void add_widened(const float* v, const float* weights, int n_keys, int d_head, float* values) {
   int d = 0;
@@ -616,7 +628,7 @@ __attribute__((noinline, flatten)) void add_widened(const float* v, const float*
     add_widened_at<n, value_vectors>(v, weights, n_keys, d_head, d, lanes, values);
   }
   for (; d + lanes <= d_head; d += lanes) add_widened_at<n, 1>(v, weights, n_keys, d_head, d, lanes, values);
-  if (d < d_head) add_widened_at<n, 1>(v, weights, n_keys, d_head, d, d_head - d, values);
+  if (d < d_head) add_last_widened(v, n, weights, n_keys, d_head, d, values);
 }
 
 template <int n>
