@@ -1,9 +1,10 @@
 // Attention over one segment of a paged KV cache. Included inside the anonymous namespace of isa.cpp.
 //
 // Queries are taken in small groups that share each load of K and V. Few queries (decoding) read the blocks as they are stored, group after
-// group; for many (a prompt) each block becomes floats once, in the near caches, and all groups run over it, but where the level multiplies
-// what is stored. Bits do not depend on any of that: a score is a sum over d in order; the softmax's sum runs over key positions in order, lane by lane of a KV block; a value is a sum over exactly the keys its own
-// query sees, in order (never over another query's keys with weight zero: 0 * inf is NaN, and a block's unused slots hold anything).
+// group. For many (a prompt) each block becomes floats once, in the near caches, and all groups run over it; not where the level multiplies what
+// is stored. Bits do not depend on any of that: a score is a sum over d in order; the softmax's sum runs over key positions in order, lane by
+// lane of a KV block; a value is a sum over exactly the keys its own query sees, in order (never over another query's keys with weight zero:
+// 0 * inf is NaN, and a block's unused slots hold anything).
 
 #if defined(__AVX512F__)
 constexpr int group_queries = 8;
