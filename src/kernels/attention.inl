@@ -6,22 +6,28 @@
 // lane of a KV block; a value is a sum over exactly the keys its own query sees, in order (never over another query's keys with weight zero:
 // 0 * inf is NaN, and a block's unused slots hold anything).
 
+// StoredGroups: sizes of groups that read blocks as stored, in the order they are tried; group_queries: of those that read them as floats;
+// value_vectors, blocks_together: what a group is multiplied with at a time, of V and of K.
 #if defined(__AVX512F__)
 constexpr int group_queries = 8;
 constexpr int value_vectors = 2;
 constexpr int blocks_together = 2;  // so that a query's broadcast serves two sums
+using StoredGroups = std::integer_sequence<int, 8, 7, 4, 2, 1>;  // 7: Qwen2.5-0.5B's heads a kv head
 #elif defined(__aarch64__)
 constexpr int group_queries = 4;
 constexpr int value_vectors = 4;
 constexpr int blocks_together = 1;
+using StoredGroups = std::integer_sequence<int, 4, 2, 1>;
 #elif defined(__AVX2__)
 constexpr int group_queries = 6;    // 12 sums, two vectors of K or V and a query's element in 16 registers
 constexpr int value_vectors = 2;
 constexpr int blocks_together = 1;
+using StoredGroups = std::integer_sequence<int, 4, 3, 2, 1>;
 #else
 constexpr int group_queries = 2;
 constexpr int value_vectors = 4;
 constexpr int blocks_together = 1;
+using StoredGroups = std::integer_sequence<int, 2, 1>;
 #endif
 
 /// Blocks that n queries are multiplied with together, and vectors of V: a query alone needs several sums for each instruction not to wait for
@@ -210,6 +216,13 @@ struct Keys {
   int begin;
   int end;
 };
+
+/// `all` grown by what one query sees.
+KERNEL_INLINE void include(Keys& all, Keys own) {
+  if (own.begin >= own.end) return;
+  all.begin = own.begin < all.begin ? own.begin : all.begin;
+  all.end = own.end > all.end ? own.end : all.end;
+}
 
 KERNEL_INLINE Keys visible_keys(const AttentionTile& tile, int query) {
   const int64_t start = static_cast<int64_t>(tile.segment) * kv_segment_tokens;
@@ -473,10 +486,7 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
   Keys shared = {0, kv_segment_tokens};
   for (int i = 0; i < n; ++i) {
     own[i] = visible_keys(tile, query + i);
-    if (own[i].begin < own[i].end) {
-      all.begin = own[i].begin < all.begin ? own[i].begin : all.begin;
-      all.end = own[i].end > all.end ? own[i].end : all.end;
-    }
+    include(all, own[i]);
     shared.begin = own[i].begin > shared.begin ? own[i].begin : shared.begin;
     shared.end = own[i].end < shared.end ? own[i].end : shared.end;
   }
@@ -527,11 +537,14 @@ __attribute__((noinline, flatten)) void attend_group(const AttentionTile& tile, 
   }
 }
 
-/// Groups of n as long as there are that many queries left; returns the first query that is left.
-template <class Kv, int n>
-KERNEL_INLINE int attend_groups(const AttentionTile& tile, int query, const AttentionPart& part, float* weights, uint32_t* pairs) {
-  for (; query + n <= tile.n_queries; query += n) attend_group<Kv, n>(tile, query, part, weights, pairs);
-  return query;
+/// Queries from `query` on, in groups of each n as long as there are that many left.
+template <class Kv, int... n>
+KERNEL_INLINE void attend_groups(const AttentionTile& tile, int query, const AttentionPart& part, float* weights, uint32_t* pairs,
+                                 std::integer_sequence<int, n...>) {
+  const auto groups_of = [&](auto size) {
+    for (; query + size <= tile.n_queries; query += size) attend_group<Kv, size>(tile, query, part, weights, pairs);
+  };
+  (groups_of(std::integral_constant<int, n>{}), ...);
 }
 
 // --- many queries: blocks as floats -----------------------------------------------------------------------------------------------
@@ -664,9 +677,7 @@ __attribute__((noinline, flatten)) void attend_panel(const AttentionTile& tile, 
   Keys all = {kv_segment_tokens, 0};
   for (int i = 0; i < n; ++i) {
     own[i] = visible_keys(tile, query + i);
-    if (own[i].begin >= own[i].end) continue;
-    all.begin = own[i].begin < all.begin ? own[i].begin : all.begin;
-    all.end = own[i].end > all.end ? own[i].end : all.end;
+    include(all, own[i]);
   }
   const int begin = all.begin / block_tokens * block_tokens;
   constexpr int ahead = 2 * block_tokens;
@@ -740,16 +751,7 @@ void attend(const AttentionTile& tile, const AttentionPart& part, void* scratch)
       attend_panel<Kv>(tile, query, n, part, weights);
     }
   }
-#if defined(__AVX512F__)
-  query = attend_groups<Kv, 8>(tile, query, part, weights, pairs);
-  query = attend_groups<Kv, 7>(tile, query, part, weights, pairs);  // Qwen2.5-0.5B's heads a kv head
-#endif
-  if constexpr (group_queries >= 4) query = attend_groups<Kv, 4>(tile, query, part, weights, pairs);
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  query = attend_groups<Kv, 3>(tile, query, part, weights, pairs);
-#endif
-  query = attend_groups<Kv, 2>(tile, query, part, weights, pairs);
-  attend_groups<Kv, 1>(tile, query, part, weights, pairs);
+  attend_groups<Kv>(tile, query, part, weights, pairs, StoredGroups{});
 }
 
 KERNEL_ENTRY void attention_merge(const AttentionPart& into, const AttentionPart& part, int n_queries, int d_head) {

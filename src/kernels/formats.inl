@@ -61,15 +61,6 @@ KERNEL_INLINE Ints add_pairs(Shorts v) { return (Ints)_mm256_madd_epi16((__m256i
 #define KERNEL_DOT_WORDS 1
 #endif
 
-#if defined(KERNEL_DOT_PAIRS)
-/// Of an unrolled group gcc 12 makes all products first, spills them and adds them up in the end; this keeps every addition in its place.
-template <class V>
-KERNEL_INLINE void add_here(V& sum, V products) {
-  sum += products;
-  asm("" : KERNEL_IN_REGISTER(sum));
-}
-#endif
-
 /// Signed times signed without a wider instruction set: |w| * (a with w's sign). Activations end at +-127, so w may be -128 and no
 /// pair exceeds 2 * 128 * 127.
 #if defined(KERNEL_DOT_PAIRS)
@@ -84,6 +75,13 @@ KERNEL_INLINE Shorts mul_pairs_signed(Bytes w, Bytes a) {
   return (Shorts)_mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w), _mm256_sign_epi8((__m256i)a, (__m256i)w));
 }
 #endif
+
+/// Of an unrolled group gcc 12 makes all products first, spills them and adds them up in the end; this keeps every addition in its place.
+template <class V>
+KERNEL_INLINE void add_here(V& sum, V products) {
+  sum += products;
+  asm("" : KERNEL_IN_REGISTER(sum));
+}
 #endif
 
 /// One 32-bit lane a row: sum of four products of signed bytes, for levels with none of these instructions.
